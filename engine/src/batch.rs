@@ -1,0 +1,33 @@
+//! One forward step's input, as plain data: what the scheduler hands to a model.
+
+use kernels::{KvCache, KvLayout, PagedRows, Tensor};
+
+/// Rows of one step: prefill chunks and decodes together, sequence by sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// Which rows belong together, and their pages.
+    pub sequences: Vec<PagedRows>,
+    /// Rows whose logits are wanted, in ascending order.
+    pub logit_rows: Vec<u32>,
+}
+
+/// A decoder-only language model.
+pub trait Decoder: Send {
+    fn kv_layout(&self) -> KvLayout;
+    fn vocabulary(&self) -> usize;
+    /// Runs one step: writes this step's keys and values into `kv` and leaves one row of logits for
+    /// each of `batch.logit_rows` in `logits` (`logit_rows.len()` x vocabulary).
+    fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor);
+}
+
+/// A text encoder that makes one vector a sequence.
+pub trait Encoder: Send {
+    fn dimensions(&self) -> usize;
+    /// Pools (and, where the model says so, normalises) one vector for each sequence into `out`
+    /// (`sequences.len()` x dimensions). Sequences are non-empty and fit the model's context.
+    fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor);
+}

@@ -1,0 +1,43 @@
+//! The one error type of this crate. Texts are written for the user of the API or the command line.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file is damaged, truncated or hostile.
+    #[error("{path}: {reason}", path = path.display())]
+    BadFile { path: PathBuf, reason: String },
+    /// The file is sound but holds something this version cannot run.
+    #[error("{path}: {reason}", path = path.display())]
+    Unsupported { path: PathBuf, reason: String },
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Kernel(#[from] kernels::KernelError),
+    /// Text could not be turned into tokens or back.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// The chat template refused these messages (its own `raise_exception` text) or is broken.
+    #[error("chat template: {0}")]
+    Template(String),
+    #[error("model `{0}` does not exist")]
+    UnknownModel(String),
+    /// The model is there but of the other kind.
+    #[error("model `{model}` {reason}")]
+    WrongModel { model: String, reason: &'static str },
+    #[error(
+        "this model's context is {limit} tokens; {prompt} prompt tokens and {max_new_tokens} to be generated do not fit"
+    )]
+    ContextLength { prompt: usize, max_new_tokens: usize, limit: usize },
+    /// A parameter is out of its range.
+    #[error("{parameter} {reason}")]
+    InvalidParameter { parameter: &'static str, reason: String },
+    /// The waiting line is full; try again after about this long.
+    #[error("the engine has {waiting} requests waiting; try again in {retry_after_ms} ms")]
+    QueueFull { waiting: usize, retry_after_ms: u64 },
+    /// The request can never fit into the page pool.
+    #[error("the request needs {needed} pages of context memory, the engine has {total}")]
+    NoPages { needed: usize, total: usize },
+    #[error("the engine is shutting down")]
+    Stopped,
+}

@@ -1,0 +1,29 @@
+//! Janus' inference engine: model files, tokens, prompts, scheduler, pages, models, sampling.
+//!
+//! Synchronous: it owns its OS threads, spawns no async task, and knows no HTTP. A caller opens models
+//! ([`model::load`]), starts an [`Engine`], turns text into token ids with the model's
+//! [`Tokenizer`](tokenizer::Tokenizer) and [`ChatTemplate`](prompt::ChatTemplate), submits a
+//! [`Request`] and reads [`Event`]s.
+
+pub mod batch;
+pub mod error;
+pub mod files;
+pub mod handle;
+pub mod inspect;
+pub mod model;
+pub mod models;
+pub mod pages;
+pub mod prompt;
+pub mod request;
+pub mod runner;
+pub mod sampler;
+pub mod scheduler;
+pub mod tokenizer;
+
+pub use batch::Batch;
+pub use error::EngineError;
+pub use handle::{EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
+pub use request::{
+    Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, TokenEvent, TokenLogprob,
+    TopLogprob,
+};

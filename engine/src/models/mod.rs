@@ -1,0 +1,1 @@
+//! One file an architecture, one row each in `registry`.

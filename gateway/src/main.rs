@@ -1,0 +1,3 @@
+//! The `janus` binary.
+
+fn main() {}

@@ -1,0 +1,90 @@
+//! Which instruction set this process uses. Detected once; `KERNELS_ISA` forces a lower one.
+
+use std::fmt;
+
+/// Instruction sets with kernels of their own, lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Portable Rust: the specification of every op.
+    Scalar,
+    /// AVX2 + FMA + F16C (Zen 1-3, Haswell and later).
+    Avx2,
+    /// AVX-512 F/BW/VL/DQ + VNNI (Cascade Lake, Zen 4 and later).
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// Every instruction set that has kernels, whether or not this machine can run it.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+
+    /// Name as `KERNELS_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// Whether this machine can run it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            Isa::Avx512Vnni => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+        }
+    }
+
+    /// Whether this machine can run it.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_available(self) -> bool {
+        self == Isa::Scalar
+    }
+
+    /// The highest one this machine can run.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// [`Isa::best`], or what the environment variable `KERNELS_ISA` names.
+    ///
+    /// # Errors
+    /// A sentence for the user when the name is unknown or this machine cannot run it.
+    pub fn from_environment() -> Result<Isa, String> {
+        match std::env::var("KERNELS_ISA") {
+            Ok(name) => Isa::parse(&name),
+            Err(_) => Ok(Isa::best()),
+        }
+    }
+
+    /// Parses a name and checks that this machine can run it.
+    pub fn parse(name: &str) -> Result<Isa, String> {
+        let known = Isa::ALL.map(Isa::name).join(", ");
+        let isa = Isa::ALL
+            .into_iter()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| format!("unknown instruction set `{name}`; known are {known}"))?;
+        if !isa.is_available() {
+            return Err(format!("this machine cannot run `{name}`; its best is `{}`", Isa::best().name()));
+        }
+        Ok(isa)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,35 @@
+//! Tensor maths for Janus, on the CPU now: the only crate that may say `unsafe`.
+//!
+//! Model code sees [`Device`] and the plain types around it ([`Tensor`], [`Vector`], [`Table`],
+//! [`Linear`], [`KvCache`]); it never names an instruction set. What an op means is written in that
+//! op's `scalar.rs`; the other files beside it are faster ways to the same numbers.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`mapping`] | read-only memory maps of weight files |
+//! | [`quant`] | block formats of GGUF: sizes, structs, scalar dequantisation |
+//! | [`isa`] | which instruction set this process uses |
+//! | [`pool`] | pinned worker threads |
+//! | [`tensor`], [`kv`], [`rope`] | activations, paged keys and values, rotary angles |
+//! | [`device`] | every op, as a method |
+
+pub mod device;
+pub mod error;
+pub mod isa;
+pub mod kv;
+pub mod mapping;
+pub mod ops;
+pub mod pool;
+pub mod quant;
+pub mod rope;
+pub mod tensor;
+
+pub use device::{CpuOptions, Device, Linear};
+pub use error::KernelError;
+pub use isa::Isa;
+pub use kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
+pub use mapping::{MappedBytes, Mapping};
+pub use ops::{Activation, AttentionParams};
+pub use quant::Format;
+pub use rope::{RopeStyle, RopeTable};
+pub use tensor::{Table, Tensor, Vector, WeightView};

@@ -1,0 +1,64 @@
+//! Read-only memory maps of weight files, shared by reference count.
+
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::KernelError;
+
+/// A whole file, mapped read-only. Cloning shares the map; the last clone unmaps it.
+#[derive(Clone)]
+pub struct Mapping {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    map: memmap2::Mmap,
+    path: PathBuf,
+}
+
+impl Mapping {
+    /// Maps the file at `path`.
+    pub fn open(path: &Path) -> Result<Mapping, KernelError> {
+        let failed = |source| KernelError::Map { path: path.display().to_string(), source };
+        let file = File::open(path).map_err(failed)?;
+        // SAFETY: the map is private and read-only. Another process that truncates the file while it
+        // is mapped raises SIGBUS, as in every program that maps its inputs; the model store only
+        // ever replaces files by rename, which leaves the mapped inode whole.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+        Ok(Mapping { inner: Arc::new(Inner { map, path: path.to_owned() }) })
+    }
+
+    /// Where the file was when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// A part of the file that keeps the map alive; `None` when `range` leaves the file.
+    pub fn slice(&self, range: Range<usize>) -> Option<MappedBytes> {
+        self.inner.map.get(range.clone())?;
+        Some(MappedBytes { mapping: self.clone(), range })
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.inner.map
+    }
+}
+
+/// Bytes of a [`Mapping`]; derefs to `[u8]`.
+#[derive(Clone)]
+pub struct MappedBytes {
+    mapping: Mapping,
+    range: Range<usize>,
+}
+
+impl Deref for MappedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.mapping.inner.map[self.range.clone()]
+    }
+}
