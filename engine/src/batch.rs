@@ -27,6 +27,8 @@ pub trait Decoder: Send {
 /// A text encoder that makes one vector a sequence.
 pub trait Encoder: Send {
     fn dimensions(&self) -> usize;
+    /// How many token ids there are; inputs are checked against it where they enter the engine.
+    fn vocabulary(&self) -> usize;
     /// Pools (and, where the model says so, normalises) one vector for each sequence into `out`
     /// (`sequences.len()` x dimensions). Sequences are non-empty and fit the model's context.
     fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor);

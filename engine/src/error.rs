@@ -40,4 +40,7 @@ pub enum EngineError {
     NoPages { needed: usize, total: usize },
     #[error("the engine is shutting down")]
     Stopped,
+    /// The model's own code failed on this work; the engine goes on.
+    #[error("the model failed: {0}")]
+    Failed(String),
 }

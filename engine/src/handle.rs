@@ -19,6 +19,13 @@ pub struct EngineOptions {
     pub running_sequences_max: usize,
     /// Tokens in one step: all decodes plus prefill chunks.
     pub step_tokens_max: usize,
+    /// Prompt tokens in a step that also decodes: what bounds the wait for a running stream's next token.
+    pub mixed_prefill_tokens_max: usize,
+    /// Tokens in one step of an embedding model, and in one that runs between decode steps.
+    pub embed_step_tokens_max: usize,
+    pub mixed_embed_tokens_max: usize,
+    /// Tokens of inputs that may wait to be embedded.
+    pub embed_waiting_tokens_max: usize,
     /// Memory for keys and values of each chat model.
     pub kv_bytes_max: usize,
     /// Events buffered for a client that reads slowly; a full buffer pauses that sequence only.
@@ -34,6 +41,10 @@ impl Default for EngineOptions {
             waiting_tokens_max: 1 << 20,
             running_sequences_max: 64,
             step_tokens_max: 512,
+            mixed_prefill_tokens_max: 128,
+            embed_step_tokens_max: 2048,
+            mixed_embed_tokens_max: 256,
+            embed_waiting_tokens_max: 1 << 22,
             kv_bytes_max: 1 << 30,
             stream_backlog: 64,
             stalled_client_max: Duration::from_secs(60),

@@ -24,6 +24,6 @@ pub use batch::Batch;
 pub use error::EngineError;
 pub use handle::{EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
 pub use request::{
-    Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, TokenEvent, TokenLogprob,
+    Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent, TokenLogprob,
     TopLogprob,
 };

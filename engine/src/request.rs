@@ -1,6 +1,8 @@
 //! What a caller asks of the engine and what it gets back. Valid by construction: the gateway parses
 //! wire requests into these, [`Request::validate`] checks ranges once.
 
+use std::time::Duration;
+
 use crate::EngineError;
 
 /// One generation.
@@ -10,7 +12,8 @@ pub struct Request {
     pub model: String,
     /// Prompt as token ids; not empty.
     pub prompt: Vec<u32>,
-    /// At least 1, or 0 together with `prompt_logprobs` (score only).
+    /// At least 1, or 0 together with `prompt_logprobs` (score only). `usize::MAX` is as many as the
+    /// context has room for.
     pub max_new_tokens: usize,
     pub sampling: SamplingParams,
     pub stop: StopCriteria,
@@ -125,6 +128,18 @@ pub struct Finished {
     pub completion_tokens: usize,
     /// The stop string that matched, if one did.
     pub stop_string: Option<String>,
+    pub timing: Timing,
+}
+
+/// Where a request's time went, for metrics and logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From submission to the first step that held one of its tokens.
+    pub queue: Duration,
+    /// From there to its first token.
+    pub prefill: Duration,
+    /// From its first token to its end.
+    pub decode: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
