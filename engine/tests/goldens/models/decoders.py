@@ -90,7 +90,7 @@ def make(name, folder):
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     gguf_export.write(folder / "model.gguf", CONFIGS[name], model.state_dict())
-    write_golden(folder / "golden.json", {"model": name, "weights": ["model.safetensors", "model.gguf"]},
+    write_golden(folder / "golden.json", {"model": name, "weights": [".", "model.gguf"]},
                  golden_cases(name, model))
     if name == "llama":
         make_quantised(name, folder, model)

@@ -91,7 +91,7 @@ def write_model(folder, name, config, model, pooling, normalise, words, publishe
     fill(model, name, GAINS)
     weights = {k: v.to(torch.float16).contiguous() for k, v in model.state_dict().items()}
     save_file(published(weights), folder / "model.safetensors", metadata={"format": "pt"})
-    header = {"model": name, "weights": ["model.safetensors"], "pooling": pooling, "normalise": normalise}
+    header = {"model": name, "weights": ["."], "pooling": pooling, "normalise": normalise}
     cases = [case(model, ids, pooling, normalise) for ids in prompts(name, LENGTHS, specials=5)]
     write_golden(folder / "golden.json", header, cases)
 
