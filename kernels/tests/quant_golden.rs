@@ -1,6 +1,9 @@
 //! Every format's scalar dequantiser against the `gguf` Python package, bit for bit.
 //! Refresh: `python kernels/tests/goldens/make_quant.py`.
 
+// Helpers of an integration test are tests too, which clippy does not see.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use kernels::Format;
