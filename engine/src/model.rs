@@ -2,11 +2,18 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use kernels::Device;
+use serde_json::Value;
 
 use crate::EngineError;
 use crate::batch::{Decoder, Encoder};
+use crate::files::{ModelFiles, bad_file};
+use crate::models::description::{Description, describe};
+use crate::models::pooling::Pooling;
+use crate::models::registry::{Kind, Parts};
+use crate::models::weights::Weights;
 use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -65,6 +72,124 @@ pub struct LoadOptions<'a> {
 }
 
 /// Opens, checks and packs a model.
+///
+/// # Errors
+/// `BadFile` for a damaged file, naming the key or tensor; `Unsupported` for a sound one of another
+/// architecture, format or variant; `Io` when it cannot be read.
 pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
-    Err(EngineError::Unsupported { path: options.path.to_owned(), reason: "no architecture yet".into() })
+    let files = ModelFiles::open(options.path)?;
+    let description = describe(&files)?;
+    (options.progress)(0.0);
+    let tokenizer = load_tokenizer(&files)?;
+    let context_tokens = context_tokens(&files, &description, options)?;
+    let network = build(&files, &description, context_tokens, options)?;
+    (options.progress)(1.0);
+    let task = match &network {
+        Network::Decoder(_) => Task::Generate,
+        Network::Encoder(encoder) => {
+            Task::Embed { dimensions: encoder.dimensions(), truncatable: description.truncatable }
+        }
+    };
+    Ok(LoadedModel {
+        eos_tokens: end_tokens(&files, &tokenizer)?,
+        info: ModelInfo {
+            name: options.name.map_or_else(|| own_name(options.path), str::to_owned),
+            architecture: description.architecture.name.to_owned(),
+            task,
+            context_tokens,
+            parameters: files.entries().map(|entry| entry.values() as u64).sum(),
+            created: created(options.path),
+            chat_template: load_template(&files, description.architecture.kind)?.map(Arc::new),
+            tokenizer: Arc::new(tokenizer),
+        },
+        network,
+        device: options.device.clone(),
+    })
+}
+
+fn build(
+    files: &ModelFiles,
+    description: &Description,
+    context_tokens: usize,
+    options: &LoadOptions<'_>,
+) -> Result<Network, EngineError> {
+    let Description { architecture, hyperparameters, .. } = description;
+    (architecture.build)(&Parts {
+        hyperparameters: hyperparameters.clone(),
+        weights: Weights::new(files, architecture.tensors, options.device, options.progress),
+        context_tokens,
+        pooling: Pooling::read(files, hyperparameters.pooling_type)?,
+    })
+}
+
+/// The smallest of what the network takes, what its sentence-transformers files say and what the
+/// operator allows.
+fn context_tokens(
+    files: &ModelFiles,
+    description: &Description,
+    options: &LoadOptions<'_>,
+) -> Result<usize, EngineError> {
+    let mut tokens = (description.architecture.context)(&description.hyperparameters);
+    if let (ModelFiles::Folder(folder), Kind::Encoder) = (files, description.architecture.kind)
+        && let Some(config) = folder.json("sentence_bert_config.json")?
+    {
+        let stated = config["max_seq_length"].as_u64().and_then(|tokens| usize::try_from(tokens).ok());
+        tokens = stated.unwrap_or(tokens).min(tokens);
+    }
+    tokens = options.context_tokens.unwrap_or(tokens).min(tokens);
+    if tokens == 0 { Err(bad_file(files.path(), "a context of 0 tokens")) } else { Ok(tokens) }
+}
+
+/// Ids that end a generation, by every name the files have for them.
+fn end_tokens(files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Vec<u32>, EngineError> {
+    let _ = tokenizer;
+    let mut ids = Vec::new();
+    match files {
+        ModelFiles::Gguf(gguf) => {
+            for role in ["eos", "eot", "eom"] {
+                ids.extend(gguf.get::<u32>(&format!("tokenizer.ggml.{role}_token_id"))?);
+            }
+        }
+        ModelFiles::Folder(folder) => {
+            let config = folder.config()?;
+            ids.extend(listed_ids(&config["eos_token_id"]));
+            ids.extend(listed_ids(&config["text_config"]["eos_token_id"]));
+            if let Some(generation) = folder.json("generation_config.json")? {
+                ids.extend(listed_ids(&generation["eos_token_id"]));
+            }
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// One id or a list of them.
+fn listed_ids(value: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    value
+        .as_array()
+        .map_or_else(|| id(value).into_iter().collect(), |list| list.iter().filter_map(id).collect())
+}
+
+fn load_tokenizer(files: &ModelFiles) -> Result<Tokenizer, EngineError> {
+    let reason = "its vocabulary cannot be read yet".to_owned();
+    Err(EngineError::Unsupported { path: files.path().to_owned(), reason })
+}
+
+fn load_template(_files: &ModelFiles, _kind: Kind) -> Result<Option<ChatTemplate>, EngineError> {
+    Ok(None)
+}
+
+/// Name of the file without its extension, or of the folder.
+fn own_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Seconds since 1970 of the last change; 0 where the file system does not tell.
+fn created(path: &Path) -> u64 {
+    let modified = path.metadata().and_then(|metadata| metadata.modified()).ok();
+    modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs())
 }

@@ -1,0 +1,325 @@
+//! The stack that decoder-only networks share; an architecture's file states how it differs in
+//! [`Options`].
+//!
+//! One step: embed, then in each layer x += attention(norm(x)) and x += feed_forward(norm(x)), then
+//! norm and output projection of those rows whose logits are wanted. Scratch tensors are kept between
+//! steps, so a step allocates nothing once it has seen its largest batch.
+
+use std::mem::swap;
+
+use kernels::{
+    Activation, AttentionParams, Device, KvCache, KvLayout, Linear, RopeStyle, RopeTable, Table, Tensor,
+    Vector,
+};
+
+use crate::EngineError;
+use crate::batch::{Batch, Decoder};
+use crate::model::Network;
+use crate::models::config::Hyperparameters;
+use crate::models::registry::Parts;
+use crate::models::rope::{Rope, Scaling};
+use crate::models::weights::Weights;
+
+/// How an architecture differs from plain llama.
+pub struct Options {
+    pub rope_style: RopeStyle,
+    /// Of the feed-forward gate, unless the file names another.
+    pub activation: Activation,
+    pub embedding_scale: f32,
+    /// A norm on each head of q and k.
+    pub head_norms: bool,
+    /// Norms after attention and feed-forward, before the residual is added.
+    pub post_norms: bool,
+    /// Added to norm gains.
+    pub norm_offset: f32,
+    /// Gate and up projection are one matrix, `ffn_up`, gate first.
+    pub fused_gate_up: bool,
+    /// Refuse a file whose q, k and v have no bias.
+    pub qkv_bias_required: bool,
+    /// Factor on q·k where the file cannot say it.
+    pub attention_scale: Option<f32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            rope_style: RopeStyle::Half,
+            activation: Activation::Silu,
+            embedding_scale: 1.0,
+            head_norms: false,
+            post_norms: false,
+            norm_offset: 0.0,
+            fused_gate_up: false,
+            qkv_bias_required: false,
+            attention_scale: None,
+        }
+    }
+}
+
+struct DecoderStack {
+    device: Device,
+    layout: KvLayout,
+    /// The window is each layer's own.
+    attention: AttentionParams,
+    norm_eps: f32,
+    activation: Activation,
+    embedding: Table,
+    embedding_scale: f32,
+    /// The rotary embedding of full layers, then that of windowed ones where it differs.
+    ropes: Vec<RopeTable>,
+    layers: Vec<Layer>,
+    output_norm: Vector,
+    output: Linear,
+    scratch: Scratch,
+}
+
+struct Layer {
+    window: Option<usize>,
+    /// Index into the stack's `ropes`.
+    rope: usize,
+    attention_norm: Vector,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    head_norms: Option<(Vector, Vector)>,
+    output: Linear,
+    post_attention_norm: Option<Vector>,
+    feed_forward_norm: Vector,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    post_feed_forward_norm: Option<Vector>,
+}
+
+/// Tensors of one step; `rows` is the step's row count.
+#[derive(Default)]
+struct Scratch {
+    /// Residual stream, rows x hidden.
+    x: Tensor,
+    /// Normed input of a half, rows x hidden.
+    normed: Tensor,
+    /// What a half adds to the residual stream, rows x hidden.
+    delta: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attended: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    /// Cosines and sines of each of the stack's `ropes`.
+    angles: Vec<Tensor>,
+}
+
+/// Packs a decoder's weights.
+///
+/// # Errors
+/// `BadFile` for a tensor that is missing or of another shape than the metadata says.
+pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineError> {
+    let (h, weights) = (&parts.hyperparameters, &parts.weights);
+    let embedding = weights.table("token_embd", h.vocabulary, h.hidden)?;
+    let output = build_output(h, weights, embedding.rows())?;
+    let layers =
+        (0..h.layers).map(|layer| build_layer(h, weights, options, layer)).collect::<Result<_, _>>()?;
+    let ropes = rope_tables(h, options.rope_style, parts.context_tokens);
+    let scale = options.attention_scale.or(h.attention_scale).unwrap_or(1.0 / (h.head_dim as f32).sqrt());
+    Ok(Network::Decoder(Box::new(DecoderStack {
+        device: weights.device().clone(),
+        layout: KvLayout { layers: h.layers, kv_heads: h.kv_heads, head_dim: h.head_dim },
+        attention: AttentionParams {
+            heads: h.heads,
+            kv_heads: h.kv_heads,
+            head_dim: h.head_dim,
+            scale,
+            window: None,
+        },
+        norm_eps: h.norm_eps,
+        activation: h.activation.unwrap_or(options.activation),
+        embedding,
+        embedding_scale: options.embedding_scale,
+        scratch: Scratch { angles: ropes.iter().map(|_| Tensor::default()).collect(), ..Scratch::default() },
+        ropes,
+        layers,
+        output_norm: weights.vector("output_norm.weight", h.hidden, options.norm_offset)?,
+        output,
+    })))
+}
+
+/// The output projection, which is the embedding where the file has no other.
+fn build_output(
+    h: &Hyperparameters,
+    weights: &Weights<'_>,
+    vocabulary: usize,
+) -> Result<Linear, EngineError> {
+    let own = match h.tied_embeddings {
+        Some(tied) => !tied,
+        None => weights.has("output")?,
+    };
+    weights.linear(if own { "output" } else { "token_embd" }, vocabulary, h.hidden)
+}
+
+fn rope_tables(h: &Hyperparameters, style: RopeStyle, context_tokens: usize) -> Vec<RopeTable> {
+    let full = h.rope.table(style, context_tokens);
+    match h.local_rope_base {
+        // Windowed layers never see far, so their frequencies are not stretched.
+        Some(base) => {
+            let local = Rope { base, dimensions: h.rope.dimensions, scaling: Scaling::None };
+            vec![full, local.table(style, context_tokens)]
+        }
+        None => vec![full],
+    }
+}
+
+fn build_layer(
+    h: &Hyperparameters,
+    weights: &Weights<'_>,
+    options: &Options,
+    layer: usize,
+) -> Result<Layer, EngineError> {
+    let name = |tensor: &str| format!("blk.{layer}.{tensor}");
+    let norm = |tensor: &str, length| {
+        weights.vector(&name(&format!("{tensor}.weight")), length, options.norm_offset)
+    };
+    let [query, key, value] = weights.query_key_value(h, layer)?;
+    if options.qkv_bias_required && !weights.has_bias(&name("attn_q"))? {
+        return Err(weights.bad(format!("tensor `{}.bias` is missing", name("attn_q"))));
+    }
+    let [gate, up] = build_gate_up(h, weights, options, layer)?;
+    let window = h.window_of(layer);
+    let attention = h.heads * h.head_dim;
+    let head_norm = |tensor: &str| norm(tensor, h.head_dim);
+    let post_norm = |tensor: &str| options.post_norms.then(|| norm(tensor, h.hidden)).transpose();
+    Ok(Layer {
+        window,
+        rope: usize::from(window.is_some() && h.local_rope_base.is_some()),
+        attention_norm: norm("attn_norm", h.hidden)?,
+        query,
+        key,
+        value,
+        head_norms: match options.head_norms {
+            true => Some((head_norm("attn_q_norm")?, head_norm("attn_k_norm")?)),
+            false => None,
+        },
+        output: weights.linear(&name("attn_output"), h.hidden, attention)?,
+        post_attention_norm: post_norm("post_attention_norm")?,
+        feed_forward_norm: norm("ffn_norm", h.hidden)?,
+        gate,
+        up,
+        down: weights.linear(&name("ffn_down"), h.hidden, h.intermediate)?,
+        post_feed_forward_norm: post_norm("post_ffw_norm")?,
+    })
+}
+
+fn build_gate_up(
+    h: &Hyperparameters,
+    weights: &Weights<'_>,
+    options: &Options,
+    layer: usize,
+) -> Result<[Linear; 2], EngineError> {
+    let (gate, up) = (format!("blk.{layer}.ffn_gate"), format!("blk.{layer}.ffn_up"));
+    let size = h.intermediate;
+    if options.fused_gate_up {
+        let half = |start| weights.linear_rows(&up, 2 * size, start, size, h.hidden);
+        return Ok([half(0)?, half(size)?]);
+    }
+    Ok([weights.linear(&gate, size, h.hidden)?, weights.linear(&up, size, h.hidden)?])
+}
+
+impl Decoder for DecoderStack {
+    fn kv_layout(&self) -> KvLayout {
+        self.layout
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.output.outputs()
+    }
+
+    fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
+        let DecoderStack { device, scratch: s, norm_eps: eps, .. } = self;
+        let eps = *eps;
+        device.embed(&self.embedding, &batch.tokens, self.embedding_scale, &mut s.x);
+        for (rope, angles) in self.ropes.iter().zip(&mut s.angles) {
+            rope.angles(&batch.positions, angles);
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            let step = Step { device, eps, attention: self.attention, ropes: &self.ropes, batch };
+            step.attend(layer, index, kv, s);
+            if index + 1 == self.layers.len() {
+                // Nothing reads the other rows any more: their keys and values are stored.
+                if batch.logit_rows.is_empty() {
+                    return logits.reshape(0, self.output.outputs());
+                }
+                keep_rows(device, &batch.logit_rows, &mut s.x, &mut s.normed);
+                keep_rows(device, &batch.logit_rows, &mut s.attended, &mut s.q);
+            }
+            step.add_attention(layer, s);
+            step.feed_forward(layer, self.activation, s);
+        }
+        device.rms_norm(&s.x, &self.output_norm, eps, &mut s.normed);
+        device.linear(&s.normed, &mut [(&self.output, logits)]);
+    }
+}
+
+/// Reduces `x` to some of its rows; `spare` is overwritten.
+fn keep_rows(device: &Device, rows: &[u32], x: &mut Tensor, spare: &mut Tensor) {
+    if rows.len() < x.rows() {
+        device.gather_rows(x, rows, spare);
+        swap(x, spare);
+    }
+}
+
+/// What all layers of a step share.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    device: &'a Device,
+    eps: f32,
+    attention: AttentionParams,
+    ropes: &'a [RopeTable],
+    batch: &'a Batch,
+}
+
+impl Step<'_> {
+    /// attended = attention(norm(x)), and this step's keys and values into the cache.
+    fn attend(&self, layer: &Layer, index: usize, kv: &mut KvCache, s: &mut Scratch) {
+        let Step { device, eps, batch, .. } = *self;
+        let head_dim = self.attention.head_dim;
+        device.rms_norm(&s.x, &layer.attention_norm, eps, &mut s.normed);
+        device.linear(
+            &s.normed,
+            &mut [(&layer.query, &mut s.q), (&layer.key, &mut s.k), (&layer.value, &mut s.v)],
+        );
+        if let Some((q_norm, k_norm)) = &layer.head_norms {
+            device.rms_norm_in_place(&mut s.q, q_norm, eps);
+            device.rms_norm_in_place(&mut s.k, k_norm, eps);
+        }
+        let (style, angles) = (self.ropes[layer.rope].style, &s.angles[layer.rope]);
+        device.rope(&mut s.q, head_dim, style, angles);
+        device.rope(&mut s.k, head_dim, style, angles);
+        device.kv_write(kv, index, &s.k, &s.v, &batch.sequences);
+        let params = AttentionParams { window: layer.window, ..self.attention };
+        device.attention(&s.q, kv, index, &batch.sequences, &params, &mut s.attended);
+    }
+
+    /// x += attended Wᵀ
+    fn add_attention(&self, layer: &Layer, s: &mut Scratch) {
+        self.device.linear(&s.attended, &mut [(&layer.output, &mut s.delta)]);
+        self.add(layer.post_attention_norm.as_ref(), s);
+    }
+
+    /// x += feed_forward(norm(x))
+    fn feed_forward(&self, layer: &Layer, activation: Activation, s: &mut Scratch) {
+        let Step { device, eps, .. } = *self;
+        device.rms_norm(&s.x, &layer.feed_forward_norm, eps, &mut s.normed);
+        device.linear(&s.normed, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
+        device.gated(activation, &mut s.gate, &s.up);
+        device.linear(&s.gate, &mut [(&layer.down, &mut s.delta)]);
+        self.add(layer.post_feed_forward_norm.as_ref(), s);
+    }
+
+    /// x += norm(delta)
+    fn add(&self, post_norm: Option<&Vector>, s: &mut Scratch) {
+        if let Some(norm) = post_norm {
+            self.device.rms_norm_in_place(&mut s.delta, norm, self.eps);
+        }
+        self.device.add(&mut s.x, &s.delta);
+    }
+}
