@@ -10,6 +10,7 @@ use crate::ops::{Activation, AttentionParams};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
+use crate::matmul::{self, Linear};
 use crate::{Isa, KernelError};
 
 /// How to set up the CPU.
@@ -27,26 +28,6 @@ pub struct CpuOptions {
 pub struct Device {
     pool: Arc<WorkerPool>,
     isa: Isa,
-}
-
-/// A dense layer: y = x Wᵀ + b, with the weights packed for this device.
-pub struct Linear {
-    values: Vec<f32>,
-    rows: usize,
-    columns: usize,
-    bias: Option<Vector>,
-}
-
-impl Linear {
-    /// Values a row of the result has.
-    pub fn outputs(&self) -> usize {
-        self.rows
-    }
-
-    /// Values a row of the argument has.
-    pub fn inputs(&self) -> usize {
-        self.columns
-    }
 }
 
 impl Device {
@@ -74,7 +55,7 @@ impl Device {
         if let Some(bias) = &bias {
             assert_eq!(bias.len(), weight.rows, "one bias an output");
         }
-        Ok(Linear { values: weight.to_f32(), rows: weight.rows, columns: weight.columns, bias })
+        Linear::pack(weight, bias, &self.pool)
     }
 
     /// A cache of `pages` pages.
@@ -134,18 +115,7 @@ impl Device {
 
     /// Several layers that read the same input: each out = x Wᵀ + b. The input is quantised once.
     pub fn linear(&self, x: &Tensor, layers: &mut [(&Linear, &mut Tensor)]) {
-        for (layer, out) in layers {
-            assert_eq!(x.columns(), layer.columns);
-            out.reshape(x.rows(), layer.rows);
-            for row in 0..x.rows() {
-                let source = x.row(row);
-                for (i, value) in out.row_mut(row).iter_mut().enumerate() {
-                    let weights = &layer.values[i * layer.columns..][..layer.columns];
-                    let dot: f32 = weights.iter().zip(source).map(|(w, x)| w * x).sum();
-                    *value = dot + layer.bias.as_ref().map_or(0.0, |bias| bias.values()[i]);
-                }
-            }
-        }
+        matmul::linear(self.isa, &self.pool, x, layers);
     }
 
     /// Turns each head of each row by the row's angles (see [`crate::RopeTable::angles`]). Values past

@@ -11,6 +11,9 @@
 //! | [`isa`] | which instruction set this process uses |
 //! | [`pool`] | pinned worker threads |
 //! | [`tensor`], [`kv`], [`rope`] | activations, paged keys and values, rotary angles |
+//! | `matmul` | packed weights and the products with them |
+//! | `ops` | attention, norms, activations |
+//! | `simd` | one body, compiled for every instruction set |
 //! | [`device`] | every op, as a method |
 
 pub mod device;
@@ -18,17 +21,22 @@ pub mod error;
 pub mod isa;
 pub mod kv;
 pub mod mapping;
+mod matmul;
 pub mod ops;
 pub mod pool;
 pub mod quant;
 pub mod rope;
+mod simd;
 pub mod tensor;
+#[cfg(test)]
+mod testing;
 
-pub use device::{CpuOptions, Device, Linear};
+pub use device::{CpuOptions, Device};
 pub use error::KernelError;
 pub use isa::Isa;
 pub use kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
+pub use matmul::Linear;
 pub use ops::{Activation, AttentionParams};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};

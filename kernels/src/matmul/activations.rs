@@ -1,0 +1,214 @@
+//! Inputs of a quantised product: int8 with one f32 scale for each 32 values.
+//!
+//! Rows are laid out for the kernels in groups of a few ("column groups", as they are columns of the
+//! product): inside a group, block by block, each row's 32 codes one after another. A kernel then reads
+//! its inputs as one stream, whatever the row length, with no two rows of a group at a distance that
+//! maps to the same cache set.
+
+use std::ops::Range;
+
+use super::layout::BLOCK;
+use crate::pool::WorkerPool;
+
+/// What a kernel needs to know of one row's block besides its codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct BlockHeader {
+    /// Value of one step of the codes.
+    pub scale: f32,
+    /// scale · sum of codes, of the first half, the second half, and both.
+    pub weighted: [f32; 3],
+    /// Minus the sum of codes, likewise.
+    pub negated: [i32; 3],
+    padding: u32,
+}
+
+/// Index into [`BlockHeader::weighted`] and [`BlockHeader::negated`] for the whole block.
+pub const WHOLE: usize = 2;
+
+/// Rows that one kernel call takes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnGroup {
+    pub first: usize,
+    pub count: usize,
+}
+
+/// Quantised rows. Reused from step to step without new allocations.
+#[derive(Default)]
+pub struct Quantized {
+    codes: Vec<i8>,
+    headers: Vec<BlockHeader>,
+    groups: Vec<ColumnGroup>,
+    columns: usize,
+}
+
+impl Quantized {
+    /// Quantises `x` (rows x `columns`, row-major) for kernels that take rows in groups of the
+    /// descending `widths`, of which the last is 1.
+    ///
+    /// # Panics
+    /// When `columns` is not a multiple of [`BLOCK`]; weights of such a shape are never packed so.
+    pub fn fill(&mut self, x: &[f32], columns: usize, widths: &[usize], pool: &WorkerPool) {
+        assert!(columns > 0 && columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns));
+        let rows = x.len() / columns;
+        self.columns = columns;
+        self.codes.resize(rows * columns, 0);
+        self.headers.resize(rows * columns / BLOCK, BlockHeader::default());
+        self.groups.clear();
+        let mut first = 0;
+        while first < rows {
+            let count = widths.iter().copied().find(|&width| width <= rows - first).unwrap_or(1);
+            self.groups.push(ColumnGroup { first, count });
+            first += count;
+        }
+        // Below this the hand-over costs more than the work.
+        if x.len() < 8192 {
+            return quantize_groups(&self.groups, x, columns, &mut self.codes, &mut self.headers);
+        }
+        self.fill_parallel(x, pool);
+    }
+
+    fn fill_parallel(&mut self, x: &[f32], pool: &WorkerPool) {
+        let columns = self.columns;
+        let codes = SendPtr(self.codes.as_mut_ptr());
+        let headers = SendPtr(self.headers.as_mut_ptr());
+        let groups = &self.groups;
+        pool.split(groups.len(), 1, &|range: Range<usize>| {
+            let groups = &groups[range];
+            let (Some(head), Some(tail)) = (groups.first(), groups.last()) else { return };
+            let rows = tail.first + tail.count - head.first;
+            // SAFETY: ranges of groups are disjoint between threads, so these rows are this thread's
+            // alone; both vectors were sized for all rows by `fill` and outlive the call.
+            let (codes, headers) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(codes.get().add(head.first * columns), rows * columns),
+                    std::slice::from_raw_parts_mut(
+                        headers.get().add(head.first * columns / BLOCK),
+                        rows * columns / BLOCK,
+                    ),
+                )
+            };
+            quantize_groups(groups, x, columns, codes, headers);
+        });
+    }
+
+    pub fn groups(&self) -> &[ColumnGroup] {
+        &self.groups
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Codes `[block][row of group][32]` and headers `[block][row of group]` of a group.
+    pub fn group(&self, group: ColumnGroup) -> (&[i8], &[BlockHeader]) {
+        let codes = &self.codes[group.first * self.columns..][..group.count * self.columns];
+        let blocks = self.columns / BLOCK;
+        (codes, &self.headers[group.first * blocks..][..group.count * blocks])
+    }
+}
+
+/// A pointer that worker threads may share, each for its own part.
+pub(crate) struct SendPtr<T>(pub *mut T);
+// SAFETY: whoever dereferences it proves that threads touch disjoint parts.
+unsafe impl<T> Sync for SendPtr<T> {}
+// SAFETY: as above.
+unsafe impl<T> Send for SendPtr<T> {}
+
+impl<T> SendPtr<T> {
+    /// The pointer; a method, so that closures capture the whole wrapper.
+    pub fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+/// Quantises consecutive groups; `codes` and `headers` begin with the first group's.
+fn quantize_groups(
+    groups: &[ColumnGroup],
+    x: &[f32],
+    columns: usize,
+    codes: &mut [i8],
+    headers: &mut [BlockHeader],
+) {
+    let blocks = columns / BLOCK;
+    let base = groups.first().map_or(0, |group| group.first);
+    for group in groups {
+        let start = group.first - base;
+        let codes = &mut codes[start * columns..][..group.count * columns];
+        let headers = &mut headers[start * blocks..][..group.count * blocks];
+        for index in 0..group.count {
+            let row = &x[(group.first + index) * columns..][..columns];
+            for (block, values) in row.chunks_exact(BLOCK).enumerate() {
+                let at = block * group.count + index;
+                let codes: &mut [i8] = &mut codes[at * BLOCK..][..BLOCK];
+                headers[at] = quantize_block(values, codes);
+            }
+        }
+    }
+}
+
+/// Symmetric: scale = max|x| / 127, codes rounded to nearest.
+fn quantize_block(values: &[f32], codes: &mut [i8]) -> BlockHeader {
+    // f32::max drops NaN, so a NaN input becomes code 0 and never an undefined conversion.
+    let largest = values.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    let scale = largest / 127.0;
+    let inverse = if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
+    let mut sums = [0_i32; 2];
+    for (half, (values, codes)) in values.chunks_exact(16).zip(codes.chunks_exact_mut(16)).enumerate() {
+        for (value, code) in values.iter().zip(codes) {
+            *code = (value * inverse).round_ties_even() as i8;
+            sums[half] += i32::from(*code);
+        }
+    }
+    let all = [sums[0], sums[1], sums[0] + sums[1]];
+    BlockHeader {
+        scale,
+        weighted: all.map(|sum| sum as f32 * scale),
+        negated: all.map(|sum| -sum),
+        padding: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_sums_describe_the_row() {
+        let pool = WorkerPool::new(2);
+        for rows in [1, 2, 5, 40] {
+            let columns = 256;
+            let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+            let mut quantized = Quantized::default();
+            quantized.fill(&x, columns, &[4, 3, 2, 1], &pool);
+            assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
+            for &group in quantized.groups() {
+                let (codes, headers) = quantized.group(group);
+                for row in 0..group.count {
+                    for block in 0..columns / BLOCK {
+                        let at = block * group.count + row;
+                        let header = headers[at];
+                        let codes = &codes[at * BLOCK..][..BLOCK];
+                        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+                        assert_eq!(header.negated[WHOLE], -sum);
+                        for (i, &code) in codes.iter().enumerate() {
+                            let value = x[(group.first + row) * columns + block * BLOCK + i];
+                            assert!((value - f32::from(code) * header.scale).abs() <= header.scale * 0.5001);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_non_finite_values_stay_defined() {
+        let mut codes = [0; BLOCK];
+        for bad in [0.0, f32::NAN, f32::INFINITY] {
+            let mut values = [0.0; BLOCK];
+            values[3] = bad;
+            quantize_block(&values, &mut codes);
+            assert_eq!(codes, [0; BLOCK]);
+        }
+    }
+}

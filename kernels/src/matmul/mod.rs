@@ -1,0 +1,379 @@
+//! y = x Wᵀ + b, the op that takes nearly all of the time.
+//!
+//! Weights are packed once at load into panels of 16 rows ([`layout`]); inputs are quantised to int8
+//! once for all matrices that read them ([`activations`]) unless the weights are plain floats
+//! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
+//! floats. [`scalar`] is the specification; the other instruction sets give the same bits.
+//!
+//! Called by [`crate::Device::linear`].
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dense;
+mod layout;
+mod pack;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+
+pub(crate) use activations::SendPtr;
+use activations::{BlockHeader, Quantized};
+use dense::DenseKind;
+use layout::{BLOCK, PANEL_ROWS, Packing};
+
+use crate::pool::WorkerPool;
+use crate::quant::Format;
+use crate::tensor::{Tensor, Vector, WeightView};
+use crate::{Isa, KernelError};
+
+/// Panels that share one pass over a group of inputs: together they fit beside it in L2.
+const PANELS_TOGETHER: usize = 4;
+/// Most columns any kernel takes.
+const WIDTH_MAX: usize = 12;
+
+/// A kernel that may use instructions of one set.
+type UnsafePanelKernel = unsafe fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]]);
+
+/// A dense layer with its weights packed.
+pub struct Linear {
+    kind: Kind,
+    rows: usize,
+    columns: usize,
+    /// Of one panel.
+    code_bytes: usize,
+    scale_bytes: usize,
+    codes: AlignedBytes,
+    scales: AlignedBytes,
+    bias: Option<Vector>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Quantized(Packing),
+    Dense(DenseKind),
+}
+
+impl Linear {
+    /// Packs `weight`, panels in parallel.
+    pub(crate) fn pack(
+        weight: WeightView<'_>,
+        bias: Option<Vector>,
+        pool: &WorkerPool,
+    ) -> Result<Linear, KernelError> {
+        let WeightView { format, rows, columns, bytes } = weight;
+        crate::tensor::check_size(format, rows, columns, bytes.len())?;
+        let kind = kind_of(format);
+        let (code_bytes, scale_bytes) = match kind {
+            Kind::Quantized(packing) => packing.panel_bytes(columns / BLOCK),
+            Kind::Dense(kind) => ((columns * PANEL_ROWS * kind.bytes()).next_multiple_of(64), 0),
+        };
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let mut linear = Linear {
+            kind,
+            rows,
+            columns,
+            code_bytes,
+            scale_bytes,
+            codes: AlignedBytes::zeroed(panels * code_bytes),
+            scales: AlignedBytes::zeroed(panels * scale_bytes),
+            bias,
+        };
+        linear.fill(weight, panels, pool);
+        Ok(linear)
+    }
+
+    fn fill(&mut self, weight: WeightView<'_>, panels: usize, pool: &WorkerPool) {
+        if weight.bytes.is_empty() {
+            return;
+        }
+        let row_bytes = weight.bytes.len() / weight.rows;
+        let codes = SendPtr(self.codes.as_mut_ptr());
+        let scales = SendPtr(self.scales.as_mut_ptr());
+        let (kind, code_bytes, scale_bytes) = (self.kind, self.code_bytes, self.scale_bytes);
+        pool.split(panels, 1, &|range| {
+            for panel in range {
+                let rows: Vec<&[u8]> = weight.bytes[panel * PANEL_ROWS * row_bytes..]
+                    .chunks_exact(row_bytes)
+                    .take(PANEL_ROWS)
+                    .collect();
+                // SAFETY: each panel is one thread's alone, and both buffers hold `panels` of them.
+                let (codes, scales) = unsafe {
+                    (
+                        std::slice::from_raw_parts_mut(codes.get().add(panel * code_bytes), code_bytes),
+                        std::slice::from_raw_parts_mut(scales.get().add(panel * scale_bytes), scale_bytes),
+                    )
+                };
+                match kind {
+                    Kind::Quantized(packing) => {
+                        pack::pack_panel(weight.format, packing, &rows, codes, scales);
+                    }
+                    Kind::Dense(kind) => dense::pack_panel(kind, &rows, codes),
+                }
+            }
+        });
+    }
+
+    /// Values a row of the result has.
+    pub fn outputs(&self) -> usize {
+        self.rows
+    }
+
+    /// Values a row of the argument has.
+    pub fn inputs(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> usize {
+        self.codes.len() + self.scales.len()
+    }
+
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    fn panel_codes(&self, panel: usize) -> &[u8] {
+        &self.codes[panel * self.code_bytes..][..self.code_bytes]
+    }
+
+    fn panel_scales(&self, panel: usize) -> &[u8] {
+        &self.scales[panel * self.scale_bytes..][..self.scale_bytes]
+    }
+}
+
+fn kind_of(format: Format) -> Kind {
+    match (Packing::of(format), format) {
+        (Some(packing), _) => Kind::Quantized(packing),
+        (None, Format::F16) => Kind::Dense(DenseKind::F16),
+        (None, Format::BF16) => Kind::Dense(DenseKind::BF16),
+        (None, _) => Kind::Dense(DenseKind::F32),
+    }
+}
+
+/// What a kernel reads: one panel, and one group of quantised inputs.
+struct PanelArgs<'a> {
+    codes: &'a [u8],
+    scales: &'a [u8],
+    blocks: usize,
+    x: &'a [i8],
+    headers: &'a [BlockHeader],
+}
+
+impl<'a> PanelArgs<'a> {
+    /// Checks once what the kernels' unchecked reads rely on.
+    fn new(
+        linear: &'a Linear,
+        packing: Packing,
+        panel: usize,
+        columns: usize,
+        x: &'a [i8],
+        headers: &'a [BlockHeader],
+    ) -> PanelArgs<'a> {
+        let blocks = linear.columns / BLOCK;
+        let (codes, scales) = (linear.panel_codes(panel), linear.panel_scales(panel));
+        assert_eq!((codes.len(), scales.len()), packing.panel_bytes(blocks));
+        assert_eq!((x.len(), headers.len()), (blocks * columns * BLOCK, blocks * columns));
+        PanelArgs { codes, scales, blocks, x, headers }
+    }
+}
+
+thread_local! {
+    /// Quantised inputs of the op at hand; of the thread that calls ops, so kept from step to step.
+    static QUANTIZED: RefCell<Quantized> = RefCell::default();
+}
+
+/// Each `out = x Wᵀ + b`; all layers read the same `x`, which is quantised once.
+///
+/// # Panics
+/// When a layer's inputs are not x's columns.
+pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: &Tensor, layers: &mut [(&Linear, &mut Tensor)]) {
+    for (layer, out) in layers.iter_mut() {
+        assert_eq!(x.columns(), layer.columns, "a layer of {} inputs", layer.columns);
+        out.reshape(x.rows(), layer.rows);
+    }
+    if x.rows() == 0 {
+        return;
+    }
+    let jobs: Vec<Job<'_>> = layers
+        .iter_mut()
+        .map(|(layer, out)| Job { layer, out: SendPtr(out.values_mut().as_mut_ptr()) })
+        .collect();
+    QUANTIZED.with_borrow_mut(|quantized| {
+        if jobs.iter().any(|job| matches!(job.layer.kind, Kind::Quantized(_))) {
+            quantized.fill(x.values(), x.columns(), widths(isa), pool);
+        }
+        let quantized = &*quantized;
+        pool.run(&|thread| {
+            for_each_share(&jobs, thread, pool.threads(), |job, panels| match job.layer.kind {
+                Kind::Quantized(packing) => job.quantized(isa, packing, quantized, panels),
+                Kind::Dense(kind) => job.dense(isa, kind, x, panels),
+            });
+        });
+    });
+}
+
+/// Column counts the quantised kernels of `isa` take.
+fn widths(isa: Isa) -> &'static [usize] {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512::WIDTHS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::WIDTHS,
+        _ => &[4, 3, 2, 1],
+    }
+}
+
+/// One layer of a call, and where its result goes.
+struct Job<'a> {
+    layer: &'a Linear,
+    out: SendPtr<f32>,
+}
+
+/// Cuts all panels of all jobs into equal amounts of bytes and calls `work` for the thread's part.
+fn for_each_share(
+    jobs: &[Job<'_>],
+    thread: usize,
+    threads: usize,
+    work: impl Fn(&Job<'_>, std::ops::Range<usize>),
+) {
+    let cost = |job: &Job<'_>| job.layer.code_bytes + job.layer.scale_bytes;
+    let total: usize = jobs.iter().map(|job| job.layer.panels() * cost(job)).sum();
+    let (from, to) = (total * thread / threads, total * (thread + 1) / threads);
+    let mut start = 0;
+    for job in jobs {
+        // A panel belongs to the thread in whose share it begins.
+        let cut = |at: usize| at.saturating_sub(start).div_ceil(cost(job).max(1)).min(job.layer.panels());
+        let range = cut(from)..cut(to);
+        if !range.is_empty() {
+            work(job, range);
+        }
+        start += job.layer.panels() * cost(job);
+    }
+}
+
+impl Job<'_> {
+    fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized, panels: std::ops::Range<usize>) {
+        let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
+        let mut first = panels.start;
+        while first < panels.end {
+            let last = (first + PANELS_TOGETHER).min(panels.end);
+            for &group in x.groups() {
+                let (codes, headers) = x.group(group);
+                let kernel = pick_kernel(isa, packing, group.count);
+                let tile = &mut tile[..group.count];
+                for panel in first..last {
+                    kernel.call(&PanelArgs::new(self.layer, packing, panel, group.count, codes, headers), tile);
+                    self.store(panel, group.first, tile);
+                }
+            }
+            first = last;
+        }
+    }
+
+    fn dense(&self, isa: Isa, kind: DenseKind, x: &Tensor, panels: std::ops::Range<usize>) {
+        let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
+        let step = PANEL_ROWS * kind.bytes();
+        for panel in panels {
+            let weights = &self.layer.panel_codes(panel)[..self.layer.columns * step];
+            let mut first = 0;
+            while first < x.rows() {
+                let left = x.rows() - first;
+                let count = dense::WIDTHS.iter().copied().find(|&width| width <= left).unwrap_or(1);
+                let mut rows: [&[f32]; WIDTH_MAX] = [&[]; WIDTH_MAX];
+                for (index, row) in rows[..count].iter_mut().enumerate() {
+                    *row = x.row(first + index);
+                }
+                dense::panel(isa, kind, weights, &rows[..count], &mut tile[..count]);
+                self.store(panel, first, &tile[..count]);
+                first += count;
+            }
+        }
+    }
+
+    /// Adds the bias and writes `tile[column][row of panel]` to the result's rows.
+    fn store(&self, panel: usize, first_row: usize, tile: &[[f32; PANEL_ROWS]]) {
+        let start = panel * PANEL_ROWS;
+        let count = PANEL_ROWS.min(self.layer.rows - start);
+        for (index, values) in tile.iter().enumerate() {
+            // SAFETY: `linear` shaped the result to x.rows() by layer.rows; `start + count` is within a
+            // row, and no other thread has this panel's columns.
+            let out = unsafe {
+                let at = (first_row + index) * self.layer.rows + start;
+                std::slice::from_raw_parts_mut(self.out.get().add(at), count)
+            };
+            match &self.layer.bias {
+                Some(bias) => {
+                    for ((out, value), bias) in out.iter_mut().zip(values).zip(&bias.values()[start..]) {
+                        *out = value + bias;
+                    }
+                }
+                None => out.copy_from_slice(&values[..count]),
+            }
+        }
+    }
+}
+
+/// A kernel picked for this machine.
+enum PanelKernel {
+    Safe(fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]])),
+    #[cfg(target_arch = "x86_64")]
+    Unsafe(UnsafePanelKernel),
+}
+
+impl PanelKernel {
+    fn call(&self, args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        match self {
+            PanelKernel::Safe(kernel) => kernel(args, tile),
+            // SAFETY: `args` come from `PanelArgs::new`, `tile` has the width the kernel was picked
+            // for, and an `Isa` in use was checked against this machine.
+            #[cfg(target_arch = "x86_64")]
+            PanelKernel::Unsafe(kernel) => unsafe { kernel(args, tile) },
+        }
+    }
+}
+
+fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::kernel(packing, width)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => PanelKernel::Unsafe(avx2::kernel(packing, width)),
+        _ => {
+            let _ = width;
+            PanelKernel::Safe(scalar::kernel(packing))
+        }
+    }
+}
+
+/// Bytes that begin at a multiple of 64.
+struct AlignedBytes {
+    chunks: Vec<Chunk>,
+    length: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Chunk([u8; 64]);
+
+impl AlignedBytes {
+    fn zeroed(length: usize) -> AlignedBytes {
+        AlignedBytes { chunks: vec![Chunk([0; 64]); length.div_ceil(64)], length }
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.chunks.as_mut_ptr().cast()
+    }
+}
+
+impl std::ops::Deref for AlignedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `chunks` are 64 plain bytes each, and `length` does not exceed them.
+        unsafe { std::slice::from_raw_parts(self.chunks.as_ptr().cast(), self.length) }
+    }
+}

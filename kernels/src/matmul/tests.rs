@@ -1,0 +1,151 @@
+//! Every format on every instruction set: near the product of the dequantised weights, and the same
+//! bits as the specification.
+
+use super::*;
+use crate::quant::dequantize;
+use crate::testing::{Seeded, for_each_isa, nmse};
+
+const FORMATS: [Format; 16] = [
+    Format::F32,
+    Format::F16,
+    Format::BF16,
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q8_0,
+    Format::Q2_K,
+    Format::Q3_K,
+    Format::Q4_K,
+    Format::Q5_K,
+    Format::Q6_K,
+    Format::IQ4_NL,
+    Format::IQ4_XS,
+    Format::MXFP4,
+];
+
+/// Random blocks with sane scales: random bytes, factors overwritten.
+fn random_weights(format: Format, rows: usize, columns: usize, random: &mut Seeded) -> Vec<u8> {
+    let (values, block_bytes) = format.block();
+    let mut bytes = Vec::new();
+    for _ in 0..rows * columns / values {
+        let start = bytes.len();
+        bytes.extend((0..block_bytes).map(|_| random.next() as u8));
+        let factor = |random: &mut Seeded| half::f16::from_f32(random.uniform(-0.1, 0.1)).to_le_bytes();
+        let at: &[usize] = match format {
+            Format::F32 => {
+                let value = random.uniform(-1.0, 1.0);
+                bytes[start..].copy_from_slice(&value.to_le_bytes());
+                continue;
+            }
+            Format::BF16 => {
+                let value = half::bf16::from_f32(random.uniform(-1.0, 1.0));
+                bytes[start..].copy_from_slice(&value.to_le_bytes());
+                continue;
+            }
+            Format::MXFP4 => {
+                bytes[start] = 120 + (random.next() % 8) as u8;
+                continue;
+            }
+            Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+            Format::Q6_K => &[208],
+            Format::Q3_K => &[108],
+            Format::Q2_K => &[80, 82],
+            _ => &[0],
+        };
+        for offset in at {
+            bytes[start + offset..][..2].copy_from_slice(&factor(random));
+        }
+    }
+    bytes
+}
+
+fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<f32> {
+    let pool = WorkerPool::new(threads);
+    let layer = Linear::pack(weight, None, &pool).unwrap();
+    let mut out = Tensor::default();
+    linear(isa, &pool, x, &mut [(&layer, &mut out)]);
+    out.values().to_vec()
+}
+
+#[test]
+fn every_format_is_near_the_float_product_and_equal_on_every_isa() {
+    for format in FORMATS {
+        for (rows, columns, batch) in [(1, 256, 1), (16, 256, 2), (33, 512, 5), (48, 768, 13), (20, 256, 40)] {
+            let mut random = Seeded::new((rows * columns + batch) as u64);
+            let bytes = random_weights(format, rows, columns, &mut random);
+            let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
+            let mut x = Tensor::zeros(batch, columns);
+            x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-2.0, 2.0));
+
+            let mut floats = vec![0.0; rows * columns];
+            dequantize(format, &bytes, &mut floats);
+            let expected: Vec<f32> = (0..batch)
+                .flat_map(|b| floats.chunks_exact(columns).map(move |w| (b, w)))
+                .map(|(b, w)| w.iter().zip(x.row(b)).map(|(w, x)| f64::from(w * x)).sum::<f64>() as f32)
+                .collect();
+            let scalar = product(Isa::Scalar, 1, weight, &x);
+            let error = nmse(&scalar, &expected);
+            // int8 inputs: a uniform error of 1/127 of each block's maximum, about 1e-5 of its power.
+            let bound = if Packing::of(format).is_some() { 1e-4 } else { 1e-11 };
+            assert!(error < bound, "{} {rows}x{columns} batch {batch}: NMSE {error:e}", format.name());
+            for_each_isa(|isa| {
+                for threads in [1, 2, 3] {
+                    let result = product(isa, threads, weight, &x);
+                    assert_eq!(result, scalar, "{} on {isa}, {rows}x{columns} batch {batch}", format.name());
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn layers_of_different_formats_share_one_call() {
+    let mut random = Seeded::new(7);
+    let (columns, batch) = (256, 3);
+    let mut x = Tensor::zeros(batch, columns);
+    x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-1.0, 1.0));
+    let a = random_weights(Format::Q4_K, 40, columns, &mut random);
+    let b = random_weights(Format::Q6_K, 24, columns, &mut random);
+    let c = random_weights(Format::F16, 5, columns, &mut random);
+    let views = [
+        WeightView::new(Format::Q4_K, 40, columns, &a).unwrap(),
+        WeightView::new(Format::Q6_K, 24, columns, &b).unwrap(),
+        WeightView::new(Format::F16, 5, columns, &c).unwrap(),
+    ];
+    for_each_isa(|isa| {
+        let pool = WorkerPool::new(2);
+        let bias = Vector::new((0..24).map(|i| i as f32).collect());
+        let layers = [
+            Linear::pack(views[0], None, &pool).unwrap(),
+            Linear::pack(views[1], Some(bias.clone()), &pool).unwrap(),
+            Linear::pack(views[2], None, &pool).unwrap(),
+        ];
+        let (mut out_a, mut out_b, mut out_c) = (Tensor::default(), Tensor::default(), Tensor::default());
+        linear(isa, &pool, &x, &mut [(&layers[0], &mut out_a), (&layers[1], &mut out_b), (&layers[2], &mut out_c)]);
+        assert_eq!(out_a.values(), product(isa, 1, views[0], &x));
+        assert_eq!(out_c.values(), product(isa, 1, views[2], &x));
+        let plain = product(isa, 1, views[1], &x);
+        let expected: Vec<f32> =
+            plain.iter().enumerate().map(|(i, value)| value + bias.values()[i % 24]).collect();
+        assert_eq!(out_b.values(), expected);
+    });
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_batch_around_it() {
+    let mut random = Seeded::new(11);
+    let (rows, columns) = (64, 512);
+    let bytes = random_weights(Format::Q4_1, rows, columns, &mut random);
+    let weight = WeightView::new(Format::Q4_1, rows, columns, &bytes).unwrap();
+    let mut x = Tensor::zeros(31, columns);
+    x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-1.0, 1.0));
+    for_each_isa(|isa| {
+        let together = product(isa, 2, weight, &x);
+        for row in 0..x.rows() {
+            let mut alone = Tensor::zeros(1, columns);
+            alone.row_mut(0).copy_from_slice(x.row(row));
+            assert_eq!(product(isa, 1, weight, &alone), together[row * rows..][..rows]);
+        }
+    });
+}
