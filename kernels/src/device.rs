@@ -6,11 +6,11 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
+use crate::matmul::{self, Linear};
 use crate::ops::{Activation, AttentionParams};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
-use crate::matmul::{self, Linear};
 use crate::{Isa, KernelError};
 
 /// How to set up the CPU.

@@ -127,7 +127,8 @@ pub fn sum(mut lanes: Lanes) -> f32 {
 /// Cody-Waite reduction to |r| <= ln2/2 and a degree-6 polynomial (coefficients: Cephes `expf`).
 #[inline(always)]
 pub fn exp(x: Lanes) -> Lanes {
-    x.map(|x| {
+    let mut result = [0.0; LANES];
+    for (result, x) in result.iter_mut().zip(x) {
         let clamped = x.clamp(-87.3, 88.0);
         // Adding 1.5·2^23 rounds to the nearest integer without a libm call.
         const ROUND: f32 = 12_582_912.0;
@@ -142,6 +143,7 @@ pub fn exp(x: Lanes) -> Lanes {
         p = p.mul_add(r, 0.5);
         let value = p.mul_add(r * r, r) + 1.0;
         let scaled = value * f32::from_bits(((n as i32 + 127) as u32) << 23);
-        if x < -87.3 { 0.0 } else { scaled }
-    })
+        *result = if x < -87.3 { 0.0 } else { scaled };
+    }
+    result
 }

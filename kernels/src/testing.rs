@@ -38,14 +38,6 @@ pub fn for_each_isa(mut check: impl FnMut(Isa)) {
     }
 }
 
-/// Mean squared error over mean square of the expected values.
-pub fn nmse(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let square = |value: f32| f64::from(value) * f64::from(value);
-    let error: f64 = found.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
-    error / expected.iter().map(|&value| square(value)).sum::<f64>().max(f64::MIN_POSITIVE)
-}
-
 /// Largest difference, relative to the largest expected value.
 pub fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());

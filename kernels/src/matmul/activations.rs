@@ -96,10 +96,6 @@ impl Quantized {
         &self.groups
     }
 
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// Codes `[block][row of group][32]` and headers `[block][row of group]` of a group.
     pub fn group(&self, group: ColumnGroup) -> (&[i8], &[BlockHeader]) {
         let codes = &self.codes[group.first * self.columns..][..group.count * self.columns];

@@ -152,10 +152,7 @@ trait LoadScales: Scales {
 unsafe fn load_halves(at: *const u8) -> Lanes {
     // SAFETY: the caller's promise.
     unsafe {
-        [
-            _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
-            _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast())),
-        ]
+        [_mm256_cvtph_ps(_mm_loadu_si128(at.cast())), _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast()))]
     }
 }
 
@@ -222,8 +219,7 @@ impl<const HALVES: usize, const MINIMUM: bool> LoadScales for Super<HALVES, MINI
         // SAFETY: the super-block of `block` lies within the panel, and every offset within its STRIDE.
         unsafe {
             let start = panel.add(block / SUPER_BLOCKS * Self::STRIDE);
-            let at =
-                start.add(Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds);
+            let at = start.add(Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds);
             let scale = multiply(load_halves(start), load_bytes(at));
             let minimum = match MINIMUM {
                 true => multiply(load_halves(start.add(32)), load_bytes(at.add(16))),

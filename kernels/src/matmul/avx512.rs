@@ -196,8 +196,7 @@ impl<const HALVES: usize, const MINIMUM: bool> LoadScales for Super<HALVES, MINI
         // SAFETY: the super-block of `block` lies within the panel, and every offset within its STRIDE.
         unsafe {
             let start = panel.add(block / SUPER_BLOCKS * Self::STRIDE);
-            let at =
-                start.add(Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds);
+            let at = start.add(Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds);
             let scale = _mm512_mul_ps(load_halves(start), load_bytes(at));
             let minimum = match MINIMUM {
                 true => _mm512_mul_ps(load_halves(start.add(32)), load_bytes(at.add(16))),

@@ -267,7 +267,8 @@ impl Job<'_> {
                 let kernel = pick_kernel(isa, packing, group.count);
                 let tile = &mut tile[..group.count];
                 for panel in first..last {
-                    kernel.call(&PanelArgs::new(self.layer, packing, panel, group.count, codes, headers), tile);
+                    kernel
+                        .call(&PanelArgs::new(self.layer, packing, panel, group.count, codes, headers), tile);
                     self.store(panel, group.first, tile);
                 }
             }

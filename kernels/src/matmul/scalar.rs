@@ -66,8 +66,7 @@ impl<const HALVES: usize, const MINIMUM: bool> ReadScales for Super<HALVES, MINI
     fn read(panel: &[u8], block: usize, half: usize, row: usize) -> (f32, f32) {
         let start = block / SUPER_BLOCKS * Self::STRIDE;
         let kinds = 1 + usize::from(MINIMUM);
-        let at =
-            start + Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds + row;
+        let at = start + Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds + row;
         let scale = half_at(panel, start + row * 2) * f32::from(panel[at] as i8);
         let minimum = match MINIMUM {
             true => half_at(panel, start + 32 + row * 2) * f32::from(panel[at + 16] as i8),
@@ -89,9 +88,8 @@ fn panel<C: Codes, S: ReadScales>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_
                 let per_half = BLOCK / S::HALVES;
                 for half in 0..S::HALVES {
                     let range = half * per_half..(half + 1) * per_half;
-                    let dot: i32 = range
-                        .map(|k| code::<C>(args.codes, block, row, k) * i32::from(x[k]))
-                        .sum();
+                    let dot: i32 =
+                        range.map(|k| code::<C>(args.codes, block, row, k) * i32::from(x[k])).sum();
                     let (scale, minimum) = S::read(args.scales, block, half, row);
                     *sum = (dot as f32).mul_add(scale * header.scale, *sum);
                     if S::MINIMUM {
