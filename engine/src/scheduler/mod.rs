@@ -1,0 +1,271 @@
+//! Decides what the next step of one model computes. Pure: no threads, no clock, no input or output;
+//! [`Scheduler::step`] takes the time and what happened, and returns plain data.
+//!
+//! * A step has a token budget. Running streams decode first, one row each; prompts share the rest in
+//!   chunks: half of it for the oldest, so that no prompt starves, and the other half for those that
+//!   got least so far, so that a newcomer starts at once beside a long prompt.
+//! * A sequence is admitted in order of arrival, when there are pages for all of its prompt.
+//! * When pages run out, the weakest sequence gives up its own and is computed again later, under its
+//!   old rank: first those whose client does not read, then those that have not answered yet, then the
+//!   latest. The strongest always goes on, so everything admitted ends.
+//! * A sequence whose client does not read is skipped, and reported when it lasts too long.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `sequence.rs` | one generation's state |
+//! | `plan.rs` | who gets how many rows of a step, and the pages for them |
+//! | `simulation.rs` | seeded tests over arrivals, cancels, pauses and full memory |
+
+mod plan;
+mod sequence;
+#[cfg(test)]
+mod simulation;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use self::sequence::SequenceId;
+use self::sequence::{Sequence, Weakness};
+use crate::batch::Batch;
+use crate::pages::PagePool;
+
+/// Bounds of one scheduler. [`Scheduler::new`] raises `step_tokens_max` where it must.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerLimits {
+    /// Pages of the model's cache.
+    pub pages: usize,
+    pub running_sequences_max: usize,
+    pub step_tokens_max: usize,
+    /// Prompt tokens in a step that also decodes.
+    pub mixed_prefill_tokens_max: usize,
+    /// Prompt rows with logits in one step: each is a row of the whole vocabulary.
+    pub scored_rows_max: usize,
+    /// Freed pages zeroed beside a step, and when there is nothing else to do.
+    pub scrub_pages_max: usize,
+    pub idle_scrub_pages_max: usize,
+    /// A sequence paused this long is reported in [`Actions::stalled`].
+    pub stalled_client_max: Duration,
+}
+
+/// What happened since the last step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchedulerEvent {
+    Arrived {
+        /// Greater than all before it.
+        id: SequenceId,
+        /// Not empty, and together with what will be generated within the pool.
+        prompt: Vec<u32>,
+        /// Whether the logits of all prompt rows are wanted.
+        score_prompt: bool,
+    },
+    /// The token chosen for a [`OutputKind::Next`] row; the sequence goes on with it.
+    Sampled {
+        id: SequenceId,
+        token: u32,
+    },
+    /// Finished, failed or cancelled, in whatever state. Its pages are free at once.
+    Ended {
+        id: SequenceId,
+    },
+    /// The client's buffer is full.
+    Paused {
+        id: SequenceId,
+    },
+    Resumed {
+        id: SequenceId,
+    },
+}
+
+/// What to do now: zero the pages, run the batch, choose tokens for its outputs.
+#[derive(Clone, Debug, Default)]
+pub struct Actions {
+    pub zero: Vec<u32>,
+    pub batch: Batch,
+    /// One entry for each of `batch.logit_rows`.
+    pub outputs: Vec<Output>,
+    /// Sequences that run for the first time.
+    pub admitted: Vec<SequenceId>,
+    /// Sequences that lost their pages and will be computed again.
+    pub preempted: Vec<SequenceId>,
+    /// Sequences paused for too long; the caller ends them.
+    pub stalled: Vec<SequenceId>,
+}
+
+impl Actions {
+    /// Nothing to do until the next event.
+    pub fn is_idle(&self) -> bool {
+        self.zero.is_empty() && self.batch.tokens.is_empty() && self.stalled.is_empty()
+    }
+}
+
+/// Whose logits a row of the step's result holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub id: SequenceId,
+    pub kind: OutputKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// The token at `position + 1` of the prompt is known; its probability is wanted.
+    Prompt { position: usize },
+    /// The sequence's next token is to be chosen.
+    Next,
+}
+
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: SchedulerLimits,
+    pool: PagePool,
+    /// Those with pages, by rank.
+    running: BTreeMap<SequenceId, Sequence>,
+    /// Those without, by rank: new ones and preempted ones.
+    waiting: BTreeMap<SequenceId, Sequence>,
+}
+
+impl Scheduler {
+    pub fn new(limits: SchedulerLimits) -> Scheduler {
+        // Every running stream can decode in every step, with room for a prompt beside them.
+        let step_tokens_min = limits.running_sequences_max + kernels::PAGE_TOKENS;
+        let limits = SchedulerLimits {
+            running_sequences_max: limits.running_sequences_max.max(1),
+            step_tokens_max: limits.step_tokens_max.max(step_tokens_min),
+            mixed_prefill_tokens_max: limits.mixed_prefill_tokens_max.max(1),
+            scored_rows_max: limits.scored_rows_max.max(1),
+            ..limits
+        };
+        Scheduler {
+            pool: PagePool::new(limits.pages),
+            limits,
+            running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in `events` and plans the next step. `now` only ever grows.
+    pub fn step(&mut self, now: Duration, events: impl IntoIterator<Item = SchedulerEvent>) -> Actions {
+        for event in events {
+            self.apply(now, event);
+        }
+        let mut actions = Actions { stalled: self.stalled(now), ..Actions::default() };
+        self.admit(&mut actions);
+        self.plan(&mut actions);
+        let idle = actions.batch.tokens.is_empty();
+        let scrub = if idle { self.limits.idle_scrub_pages_max } else { self.limits.scrub_pages_max };
+        self.pool.scrub(scrub, &mut actions.zero);
+        actions
+    }
+
+    /// When a paused sequence has to be reported, if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.sequences().filter_map(|(_, s)| s.paused_since).min().map(|t| t + self.limits.stalled_client_max)
+    }
+
+    pub fn pages(&self) -> &PagePool {
+        &self.pool
+    }
+
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// New and preempted sequences.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn apply(&mut self, now: Duration, event: SchedulerEvent) {
+        match event {
+            SchedulerEvent::Arrived { id, prompt, score_prompt } => {
+                assert!(!prompt.is_empty(), "requests with an empty prompt are refused");
+                self.waiting.insert(id, Sequence::new(prompt, score_prompt));
+            }
+            SchedulerEvent::Sampled { id, token } => {
+                if let Some(sequence) = self.get_mut(id) {
+                    sequence.tokens.push(token);
+                }
+            }
+            SchedulerEvent::Ended { id } => self.end(id),
+            SchedulerEvent::Paused { id } => {
+                if let Some(sequence) = self.get_mut(id) {
+                    sequence.paused_since.get_or_insert(now);
+                }
+            }
+            SchedulerEvent::Resumed { id } => {
+                if let Some(sequence) = self.get_mut(id) {
+                    sequence.paused_since = None;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, id: SequenceId) {
+        self.waiting.remove(&id);
+        if let Some(mut sequence) = self.running.remove(&id) {
+            self.pool.release(&mut sequence.pages);
+        }
+    }
+
+    fn stalled(&self, now: Duration) -> Vec<SequenceId> {
+        let expired = |sequence: &Sequence| {
+            sequence.paused_since.is_some_and(|since| since + self.limits.stalled_client_max <= now)
+        };
+        self.sequences().filter(|(_, sequence)| expired(sequence)).map(|(id, _)| id).collect()
+    }
+
+    /// Moves sequences from waiting to running in order of rank, as far as places and pages go. A
+    /// sequence whose client does not read gives up its place to one whose client does.
+    fn admit(&mut self, actions: &mut Actions) {
+        while let Some(id) = self.first_admissible() {
+            if self.has_room_for(&self.waiting[&id]) {
+                let mut sequence = self.waiting.remove(&id).expect("just found there");
+                if !std::mem::replace(&mut sequence.admitted, true) {
+                    actions.admitted.push(id);
+                }
+                self.running.insert(id, sequence);
+            } else if let Some(victim) = self.weakest().filter(|victim| self.running[victim].is_paused()) {
+                self.preempt(victim, actions);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn first_admissible(&self) -> Option<SequenceId> {
+        self.waiting.iter().find(|(_, sequence)| !sequence.is_paused()).map(|(&id, _)| id)
+    }
+
+    /// Whether there is a place, and pages for all known tokens of `sequence` beside what running
+    /// prompts still need and one page of growth for each.
+    fn has_room_for(&self, sequence: &Sequence) -> bool {
+        let promised: usize = self.running.values().map(|s| s.pages_lacking(s.tokens.len())).sum();
+        let needed = sequence.pages_lacking(sequence.tokens.len());
+        self.running.len() < self.limits.running_sequences_max
+            && needed + promised + self.running.len() <= self.pool.free()
+    }
+
+    /// The one that gives way first.
+    fn weakest(&self) -> Option<SequenceId> {
+        let by_weakness = |(&id, sequence): (&SequenceId, &Sequence)| -> (Weakness, SequenceId) {
+            (sequence.weakness(id), id)
+        };
+        self.running.iter().map(by_weakness).max().map(|(_, id)| id)
+    }
+
+    /// Takes a running sequence's pages; it waits, under its rank, to be computed again.
+    fn preempt(&mut self, id: SequenceId, actions: &mut Actions) {
+        let mut sequence = self.running.remove(&id).expect("only running sequences are preempted");
+        self.pool.release(&mut sequence.pages);
+        sequence.computed = 0;
+        self.waiting.insert(id, sequence);
+        actions.preempted.push(id);
+    }
+
+    fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.running.get_mut(&id).or_else(|| self.waiting.get_mut(&id))
+    }
+
+    fn sequences(&self) -> impl Iterator<Item = (SequenceId, &Sequence)> {
+        self.running.iter().chain(&self.waiting).map(|(&id, sequence)| (id, sequence))
+    }
+}

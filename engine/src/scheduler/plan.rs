@@ -1,0 +1,137 @@
+//! One step's rows: decodes first, then chunks of prompts; pages for them; the batch.
+
+use kernels::{PAGE_TOKENS, PagedRows};
+
+use super::sequence::{Sequence, SequenceId};
+use super::{Actions, Output, OutputKind, Scheduler};
+
+/// Rows granted to a sequence in this step.
+struct Grant {
+    id: SequenceId,
+    rows: usize,
+}
+
+impl Scheduler {
+    /// Fills `actions.batch` with the next step.
+    pub(super) fn plan(&mut self, actions: &mut Actions) {
+        let mut grants = self.grant_decodes(actions);
+        self.grant_prefills(&mut grants, actions);
+        // Whoever was preempted for a stronger sequence after it got its grant has lost it.
+        grants.retain(|grant| self.running.contains_key(&grant.id));
+        for Grant { id, rows } in grants {
+            let sequence = self.running.get_mut(&id).expect("just retained");
+            push_rows(id, sequence, rows, actions);
+        }
+    }
+
+    /// One row for each stream that has a token to go on from.
+    fn grant_decodes(&mut self, actions: &mut Actions) -> Vec<Grant> {
+        let ids = self.runnable(|sequence| sequence.remaining() == 1);
+        let mut grants = Vec::with_capacity(ids.len());
+        for id in ids {
+            if self.reserve(id, 1, actions) == 1 {
+                grants.push(Grant { id, rows: 1 });
+            }
+        }
+        grants
+    }
+
+    /// Chunks of the prompts being prefilled, out of what the decodes leave of the budget.
+    fn grant_prefills(&mut self, grants: &mut Vec<Grant>, actions: &mut Actions) {
+        let mut budget = match grants.len() {
+            0 => self.limits.step_tokens_max,
+            decodes => self.limits.mixed_prefill_tokens_max.min(self.limits.step_tokens_max - decodes),
+        };
+        let chunk_max = (budget / 2).max(PAGE_TOKENS);
+        let mut scored_left = self.limits.scored_rows_max;
+        let mut wanted: Vec<Grant> =
+            self.prefill_order().into_iter().map(|id| Grant { id, rows: 0 }).collect();
+        // Everyone gets a chunk before anyone gets what is left over.
+        for pass_max in [chunk_max, usize::MAX] {
+            for grant in &mut wanted {
+                let sequence = &self.running[&grant.id];
+                let rows = (sequence.remaining() - grant.rows).min(pass_max).min(budget);
+                let rows = limit_scored_rows(sequence, grant.rows, rows, &mut scored_left);
+                grant.rows += rows;
+                budget -= rows;
+            }
+        }
+        for Grant { id, rows } in wanted {
+            let rows = self.reserve(id, rows, actions);
+            if rows > 0 {
+                grants.push(Grant { id, rows });
+            }
+        }
+    }
+
+    /// The oldest first, whose share is certain; then those that got least so far.
+    fn prefill_order(&self) -> Vec<SequenceId> {
+        let mut order = self.runnable(|sequence| sequence.remaining() > 1);
+        if order.len() > 2 {
+            order[1..].sort_by_key(|id| self.running[id].computed);
+        }
+        order
+    }
+
+    fn runnable(&self, wanted: impl Fn(&Sequence) -> bool) -> Vec<SequenceId> {
+        let chosen = |(_, sequence): &(&SequenceId, &Sequence)| sequence.is_runnable() && wanted(sequence);
+        self.running.iter().filter(chosen).map(|(&id, _)| id).collect()
+    }
+
+    /// Gets pages for the next `rows` tokens of a sequence, at the cost of weaker ones if it must.
+    /// Returns how many of those rows have pages: 0 when it has to wait for stronger ones.
+    fn reserve(&mut self, id: SequenceId, rows: usize, actions: &mut Actions) -> usize {
+        let Some(sequence) = self.running.get(&id) else { return 0 };
+        let target = sequence.computed + rows;
+        let mut lacking = sequence.pages_lacking(target);
+        while lacking > 0 {
+            match self.pool.allocate(&mut actions.zero) {
+                Some(page) => {
+                    self.running.get_mut(&id).expect("it runs").pages.push(page);
+                    lacking -= 1;
+                }
+                None => match self.weakest() {
+                    Some(victim) if victim != id => self.preempt(victim, actions),
+                    _ => break,
+                },
+            }
+        }
+        let sequence = &self.running[&id];
+        rows.min(sequence.pages.len() * PAGE_TOKENS - sequence.computed)
+    }
+}
+
+/// Cuts `rows`, which follow `before` rows granted already, so that this step's rows of
+/// whole-vocabulary logits stay within `scored_left`.
+fn limit_scored_rows(sequence: &Sequence, before: usize, rows: usize, scored_left: &mut usize) -> usize {
+    let scored_before = sequence.scored(before).len();
+    let scored = sequence.scored(before + rows);
+    let end = scored.end.min(scored.start + scored_before + *scored_left);
+    *scored_left -= end - scored.start - scored_before;
+    if end < scored.end { end - sequence.computed - before } else { rows }
+}
+
+/// Appends `rows` rows of a sequence to the batch and counts them as computed.
+fn push_rows(id: SequenceId, sequence: &mut Sequence, rows: usize, actions: &mut Actions) {
+    let Actions { batch, outputs, .. } = actions;
+    let first_row = batch.tokens.len();
+    let past = sequence.computed;
+    let end = past + rows;
+    batch.tokens.extend_from_slice(&sequence.tokens[past..end]);
+    batch.positions.extend((past..end).map(|position| position as u32));
+    batch.sequences.push(PagedRows { first_row, rows, past, pages: sequence.pages.clone() });
+
+    let scored = sequence.scored(rows);
+    if let Some(from) = &mut sequence.score_from {
+        *from = scored.end;
+    }
+    for position in scored {
+        batch.logit_rows.push((first_row + position - past) as u32);
+        outputs.push(Output { id, kind: OutputKind::Prompt { position } });
+    }
+    if end == sequence.tokens.len() {
+        batch.logit_rows.push((first_row + rows - 1) as u32);
+        outputs.push(Output { id, kind: OutputKind::Next });
+    }
+    sequence.computed = end;
+}

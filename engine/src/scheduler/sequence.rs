@@ -1,0 +1,80 @@
+//! One generation as the scheduler sees it: tokens, how many of them are computed, and pages.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use kernels::PAGE_TOKENS;
+
+/// Names a sequence within one scheduler. Ids ascend with arrival, so an id is also its rank: the
+/// smaller, the earlier served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub u64);
+
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// Prompt, then generated tokens.
+    pub tokens: Vec<u32>,
+    pub prompt_tokens: usize,
+    /// Tokens whose keys and values are in the cache, those of the step being run included.
+    pub computed: usize,
+    pub pages: Vec<u32>,
+    /// First prompt position whose logits are still wanted; `None` when only the last one's are.
+    pub score_from: Option<usize>,
+    /// Since when its client has not read.
+    pub paused_since: Option<Duration>,
+    /// Whether it was ever admitted.
+    pub admitted: bool,
+}
+
+/// Who gives way to whom when pages run out; the greatest gives way first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Weakness {
+    paused: bool,
+    /// Its client has not seen a token: recomputing it delays nobody's stream.
+    unstarted: bool,
+    rank: SequenceId,
+}
+
+impl Sequence {
+    pub fn new(prompt: Vec<u32>, score_prompt: bool) -> Sequence {
+        Sequence {
+            prompt_tokens: prompt.len(),
+            tokens: prompt,
+            computed: 0,
+            pages: Vec::new(),
+            score_from: score_prompt.then_some(0),
+            paused_since: None,
+            admitted: false,
+        }
+    }
+
+    /// Tokens not yet computed: 1 for a decode, 0 while its last row's token is being chosen.
+    pub fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Pages it lacks to hold `tokens` tokens.
+    pub fn pages_lacking(&self, tokens: usize) -> usize {
+        tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len())
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
+    }
+
+    pub fn is_runnable(&self) -> bool {
+        !self.is_paused() && self.remaining() > 0
+    }
+
+    /// Positions among the next `rows` rows whose logits are wanted for the prompt's sake. The prompt's
+    /// last row is not one of them: it chooses the next token.
+    pub fn scored(&self, rows: usize) -> Range<usize> {
+        let Some(from) = self.score_from else { return 0..0 };
+        let start = self.computed.max(from);
+        start..(self.computed + rows).min(self.prompt_tokens - 1).max(start)
+    }
+
+    pub fn weakness(&self, rank: SequenceId) -> Weakness {
+        Weakness { paused: self.is_paused(), unstarted: self.tokens.len() == self.prompt_tokens, rank }
+    }
+}

@@ -1,0 +1,402 @@
+//! Seeded simulation: arrivals, cancels, slow clients and full memory, against a cache that remembers
+//! who wrote what. `SCHEDULER_SEED=n cargo test -p engine simulation` replays one seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kernels::PAGE_TOKENS;
+
+use super::*;
+use crate::sampler::random::CounterRandom;
+
+/// What a slot of the cache holds: whose token it is, and where it stands.
+type Slot = Option<(SequenceId, usize, u32)>;
+
+struct Client {
+    prompt_tokens: usize,
+    max_new_tokens: usize,
+    score_prompt: bool,
+    tokens: Vec<u32>,
+    scored: usize,
+    paused: bool,
+}
+
+struct World {
+    random: CounterRandom,
+    draws: u64,
+    scheduler: Scheduler,
+    limits: SchedulerLimits,
+    cache: Vec<[Slot; PAGE_TOKENS]>,
+    clients: BTreeMap<SequenceId, Client>,
+    events: Vec<SchedulerEvent>,
+    arrived: u64,
+    admitted: BTreeSet<SequenceId>,
+    preemptions: usize,
+    now: Duration,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let random = CounterRandom::new(seed);
+        let mut world = World {
+            random,
+            draws: 0,
+            scheduler: Scheduler::new(limits(1)),
+            limits: limits(1),
+            cache: Vec::new(),
+            clients: BTreeMap::new(),
+            events: Vec::new(),
+            arrived: 0,
+            admitted: BTreeSet::new(),
+            preemptions: 0,
+            now: Duration::ZERO,
+        };
+        let pages = 2 + world.below(30);
+        world.limits = SchedulerLimits {
+            running_sequences_max: 1 + world.below(12),
+            step_tokens_max: 1 + world.below(200),
+            mixed_prefill_tokens_max: 1 + world.below(100),
+            ..limits(pages)
+        };
+        world.scheduler = Scheduler::new(world.limits);
+        world.limits = world.scheduler.limits;
+        world.cache = vec![[None; PAGE_TOKENS]; pages];
+        world
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.draws += 1;
+        (self.random.uniform(self.draws) * bound as f64) as usize
+    }
+
+    fn arrive(&mut self) {
+        let capacity = self.limits.pages * PAGE_TOKENS;
+        let room = if self.below(4) == 0 { capacity } else { capacity.min(100) };
+        let prompt_tokens = 1 + self.below(room - 1);
+        let max_new_tokens = 1 + self.below((capacity - prompt_tokens).min(80));
+        let id = SequenceId(self.arrived);
+        let prompt: Vec<u32> = (0..prompt_tokens).map(|_| self.below(1000) as u32).collect();
+        let score_prompt = self.below(5) == 0;
+        self.arrived += 1;
+        let tokens = prompt.clone();
+        let client = Client { prompt_tokens, max_new_tokens, score_prompt, tokens, scored: 0, paused: false };
+        self.clients.insert(id, client);
+        self.events.push(SchedulerEvent::Arrived { id, prompt, score_prompt });
+    }
+
+    /// Ends, pauses or resumes somebody.
+    fn disturb(&mut self) {
+        let chosen = self.below(self.clients.len().max(1));
+        let Some(&id) = self.clients.keys().nth(chosen) else { return };
+        match self.below(3) {
+            0 => self.end(id),
+            _ => self.toggle_pause(id),
+        }
+    }
+
+    fn toggle_pause(&mut self, id: SequenceId) {
+        let client = self.clients.get_mut(&id).expect("a live client");
+        client.paused = !client.paused;
+        self.events.push(match client.paused {
+            true => SchedulerEvent::Paused { id },
+            false => SchedulerEvent::Resumed { id },
+        });
+    }
+
+    fn end(&mut self, id: SequenceId) {
+        self.clients.remove(&id);
+        self.events.push(SchedulerEvent::Ended { id });
+    }
+
+    fn step(&mut self) {
+        self.now += Duration::from_millis(10);
+        let actions = self.scheduler.step(self.now, std::mem::take(&mut self.events));
+        self.preemptions += actions.preempted.len();
+        for &id in &actions.admitted {
+            assert!(self.admitted.insert(id), "{id:?} is admitted twice");
+        }
+        for &page in &actions.zero {
+            self.cache[page as usize] = [None; PAGE_TOKENS];
+        }
+        self.check_sizes(&actions);
+        self.check_pages();
+        self.run(&actions);
+        actions.stalled.iter().for_each(|&id| self.end(id));
+    }
+
+    fn check_sizes(&self, actions: &Actions) {
+        let rows = actions.batch.tokens.len();
+        assert!(rows <= self.limits.step_tokens_max);
+        let decodes = actions.batch.sequences.iter().filter(|s| s.rows == 1 && self.is_last_row(s)).count();
+        if decodes > 0 {
+            assert!(rows - decodes <= self.limits.mixed_prefill_tokens_max);
+        }
+        let scored = actions.outputs.iter().filter(|o| o.kind != OutputKind::Next).count();
+        assert!(scored <= self.limits.scored_rows_max);
+        assert_eq!(actions.outputs.len(), actions.batch.logit_rows.len());
+        assert!(actions.batch.logit_rows.is_sorted_by(|a, b| a < b));
+        let runnable = self.clients.values().any(|client| !client.paused);
+        assert!(!runnable || rows > 0, "an idle step while somebody could run");
+    }
+
+    /// Whether these rows end with the last known token of their sequence.
+    fn is_last_row(&self, rows: &kernels::PagedRows) -> bool {
+        let mut running = self.scheduler.running.values();
+        running.any(|s| s.pages == rows.pages && s.tokens.len() == rows.past + rows.rows)
+    }
+
+    /// Every page has one owner or is free, and only running sequences own any.
+    fn check_pages(&self) {
+        let mut owned = BTreeSet::new();
+        for sequence in self.scheduler.running.values() {
+            assert!(sequence.computed <= sequence.pages.len() * PAGE_TOKENS);
+            for &page in &sequence.pages {
+                assert!(owned.insert(page), "page {page} is shared");
+            }
+        }
+        assert!(self.scheduler.waiting.values().all(|sequence| sequence.pages.is_empty()));
+        assert_eq!(owned.len(), self.scheduler.pool.used(), "pages leaked");
+        assert!(self.scheduler.running.len() <= self.limits.running_sequences_max);
+    }
+
+    /// Plays the model: reads the whole past through the pages, writes the new rows, answers outputs.
+    fn run(&mut self, actions: &Actions) {
+        let batch = &actions.batch;
+        let owners: Vec<SequenceId> = self.owners(batch);
+        for (rows, &id) in batch.sequences.iter().zip(&owners) {
+            let client = &self.clients[&id];
+            assert!(!client.paused, "{id:?} runs although its client does not read");
+            for position in 0..rows.past + rows.rows {
+                let page = rows.pages[position / PAGE_TOKENS] as usize;
+                let slot = &mut self.cache[page][position % PAGE_TOKENS];
+                let truth = Some((id, position, client.tokens[position]));
+                if position < rows.past {
+                    assert_eq!(*slot, truth, "{id:?} reads another's keys");
+                } else {
+                    assert_eq!(*slot, None, "page {page} was not zeroed");
+                    let row = rows.first_row + position - rows.past;
+                    assert_eq!(
+                        (batch.tokens[row], batch.positions[row]),
+                        (client.tokens[position], position as u32)
+                    );
+                    *slot = truth;
+                }
+            }
+        }
+        for output in &actions.outputs {
+            self.answer(*output);
+        }
+    }
+
+    /// Whose rows a batch holds, found by the scheduler's own book.
+    fn owners(&self, batch: &Batch) -> Vec<SequenceId> {
+        let owner_of = |pages: &Vec<u32>| {
+            let found = self.scheduler.running.iter().find(|(_, sequence)| &sequence.pages == pages);
+            *found.expect("rows belong to a running sequence").0
+        };
+        batch.sequences.iter().map(|rows| owner_of(&rows.pages)).collect()
+    }
+
+    fn answer(&mut self, output: Output) {
+        let token = self.below(1000) as u32;
+        let client = self.clients.get_mut(&output.id).expect("outputs belong to live clients");
+        match output.kind {
+            OutputKind::Prompt { position } => {
+                assert_eq!(position, client.scored, "prompt rows come once each, in order");
+                client.scored += 1;
+            }
+            OutputKind::Next => {
+                let expected = if client.score_prompt { client.prompt_tokens - 1 } else { 0 };
+                assert_eq!(client.scored, expected);
+                client.tokens.push(token);
+                if client.tokens.len() == client.prompt_tokens + client.max_new_tokens {
+                    self.end(output.id);
+                } else {
+                    self.events.push(SchedulerEvent::Sampled { id: output.id, token });
+                }
+            }
+        }
+    }
+
+    /// No more arrivals; clients read again. Everything has to end.
+    fn finish(&mut self) {
+        let paused: Vec<SequenceId> =
+            self.clients.iter().filter(|(_, client)| client.paused).map(|(&id, _)| id).collect();
+        paused.into_iter().for_each(|id| self.toggle_pause(id));
+        let mut steps = 0;
+        while !self.clients.is_empty() {
+            self.step();
+            steps += 1;
+            assert!(steps < 100_000, "{} sequences never end", self.clients.len());
+        }
+        while !self.scheduler.step(self.now, std::mem::take(&mut self.events)).is_idle() {}
+        assert_eq!(self.scheduler.pool.free(), self.limits.pages);
+        assert_eq!(self.scheduler.pool.dirty(), 0, "an idle scheduler leaves nothing unscrubbed");
+    }
+}
+
+fn limits(pages: usize) -> SchedulerLimits {
+    SchedulerLimits {
+        pages,
+        running_sequences_max: 8,
+        step_tokens_max: 256,
+        mixed_prefill_tokens_max: 64,
+        scored_rows_max: 16,
+        scrub_pages_max: 2,
+        idle_scrub_pages_max: 4,
+        stalled_client_max: Duration::from_secs(1),
+    }
+}
+
+fn simulate(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for _ in 0..60 {
+        for _ in 0..world.below(3) {
+            world.arrive();
+        }
+        if world.below(3) == 0 {
+            world.disturb();
+        }
+        world.step();
+    }
+    world.finish();
+    world
+}
+
+#[test]
+fn simulation_keeps_every_invariant() {
+    let seeds = match std::env::var("SCHEDULER_SEED") {
+        Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("SCHEDULER_SEED is a number"),
+        Err(_) => 0..1000,
+    };
+    let (mut arrived, mut preemptions) = (0, 0);
+    for seed in seeds.clone() {
+        let world = std::panic::catch_unwind(|| simulate(seed))
+            .unwrap_or_else(|_| panic!("replay with SCHEDULER_SEED={seed} cargo test -p engine simulation"));
+        arrived += world.arrived;
+        preemptions += world.preemptions;
+    }
+    println!("{arrived} arrivals, {preemptions} preemptions");
+    if seeds.end - seeds.start > 1 {
+        assert!(arrived > 10_000 && preemptions > 1_000, "the simulation lost its teeth");
+    }
+}
+
+fn arrival(id: u64, prompt_tokens: usize) -> SchedulerEvent {
+    SchedulerEvent::Arrived { id: SequenceId(id), prompt: vec![1; prompt_tokens], score_prompt: false }
+}
+
+fn sample_all(actions: &Actions) -> Vec<SchedulerEvent> {
+    actions.outputs.iter().map(|output| SchedulerEvent::Sampled { id: output.id, token: 7 }).collect()
+}
+
+/// Rows a sequence got in a step, known by its pages.
+fn rows_of(scheduler: &Scheduler, actions: &Actions, id: u64) -> usize {
+    let Some(sequence) = scheduler.running.get(&SequenceId(id)) else { return 0 };
+    actions.batch.sequences.iter().filter(|rows| rows.pages == sequence.pages).map(|rows| rows.rows).sum()
+}
+
+#[test]
+fn a_second_prompt_starts_at_once_beside_a_long_one() {
+    let mut scheduler = Scheduler::new(limits(1000));
+    scheduler.step(Duration::ZERO, [arrival(0, 8000)]);
+    let actions = scheduler.step(Duration::ZERO, [arrival(1, 100)]);
+    assert_eq!(rows_of(&scheduler, &actions, 1), 100, "the newcomer's whole prompt");
+    assert_eq!(rows_of(&scheduler, &actions, 0), 156, "the rest goes to the long one");
+    assert_eq!(actions.outputs, [Output { id: SequenceId(1), kind: OutputKind::Next }]);
+}
+
+#[test]
+fn long_prompts_share_and_the_oldest_keeps_half() {
+    let mut scheduler = Scheduler::new(limits(1000));
+    scheduler.step(Duration::ZERO, [arrival(0, 8000)]);
+    scheduler.step(Duration::ZERO, [arrival(1, 8000)]);
+    let actions = scheduler.step(Duration::ZERO, [arrival(2, 8000)]);
+    let shares = [0, 1, 2].map(|id| rows_of(&scheduler, &actions, id));
+    assert_eq!(shares, [128, 0, 128], "the newcomer before the one that had a turn");
+}
+
+#[test]
+fn prompts_beside_a_stream_are_cut_to_the_mixed_budget() {
+    let mut scheduler = Scheduler::new(limits(1000));
+    scheduler.step(Duration::ZERO, [arrival(0, 10)]);
+    let sampled = SchedulerEvent::Sampled { id: SequenceId(0), token: 5 };
+    let actions = scheduler.step(Duration::ZERO, [sampled, arrival(1, 8000)]);
+    assert_eq!([0, 1].map(|id| rows_of(&scheduler, &actions, id)), [1, 64]);
+}
+
+#[test]
+fn a_preempted_sequence_keeps_its_rank_and_computes_its_own_tokens_again() {
+    let mut scheduler = Scheduler::new(limits(5));
+    let mut actions = scheduler.step(Duration::ZERO, [arrival(0, 60), arrival(1, 33)]);
+    let mut tokens = [60, 33];
+    while actions.preempted.is_empty() {
+        let events = sample_all(&actions);
+        actions.outputs.iter().for_each(|output| tokens[output.id.0 as usize] += 1);
+        assert!(tokens[0] < 100, "five pages cannot hold them both");
+        actions = scheduler.step(Duration::ZERO, events);
+    }
+    assert_eq!(actions.preempted, [SequenceId(1)], "the later one gives way");
+    assert_eq!(tokens, [97, 65], "only when nothing is left");
+    let later = scheduler.step(Duration::ZERO, [arrival(2, 5)]);
+    assert!(later.admitted.is_empty(), "nobody overtakes the preempted one");
+    let after = scheduler.step(Duration::ZERO, [SchedulerEvent::Ended { id: SequenceId(0) }]);
+    assert_eq!(rows_of(&scheduler, &after, 1), 65, "prompt and generated tokens");
+    assert_eq!(after.admitted, [SequenceId(2)], "and it was admitted before");
+}
+
+#[test]
+fn a_cancel_frees_pages_in_the_same_step() {
+    let mut scheduler = Scheduler::new(limits(4));
+    scheduler.step(Duration::ZERO, [arrival(0, 128)]);
+    let waiting = scheduler.step(Duration::ZERO, [arrival(1, 128)]);
+    assert!(waiting.admitted.is_empty());
+    let actions = scheduler.step(Duration::ZERO, [SchedulerEvent::Ended { id: SequenceId(0) }]);
+    assert_eq!(actions.admitted, [SequenceId(1)]);
+    assert_eq!(actions.zero.len(), 4, "all of its pages were another's");
+}
+
+#[test]
+fn a_paused_sequence_is_skipped_then_reported() {
+    let mut scheduler = Scheduler::new(limits(4));
+    scheduler.step(Duration::ZERO, [arrival(0, 10)]);
+    let id = SequenceId(0);
+    let actions = scheduler
+        .step(Duration::ZERO, [SchedulerEvent::Sampled { id, token: 1 }, SchedulerEvent::Paused { id }]);
+    assert!(actions.is_idle());
+    assert_eq!(scheduler.next_deadline(), Some(Duration::from_secs(1)));
+    assert!(scheduler.step(Duration::from_millis(999), []).is_idle());
+    assert_eq!(scheduler.step(Duration::from_secs(1), []).stalled, [id]);
+    let actions = scheduler.step(Duration::from_secs(1), [SchedulerEvent::Resumed { id }]);
+    assert_eq!(rows_of(&scheduler, &actions, 0), 1);
+}
+
+#[test]
+fn a_client_that_does_not_read_gives_up_its_pages_to_one_that_waits() {
+    let mut scheduler = Scheduler::new(limits(4));
+    scheduler.step(Duration::ZERO, [arrival(0, 100)]);
+    let id = SequenceId(0);
+    let paused = [SchedulerEvent::Sampled { id, token: 1 }, SchedulerEvent::Paused { id }, arrival(1, 100)];
+    let actions = scheduler.step(Duration::ZERO, paused);
+    assert_eq!(
+        (actions.preempted.as_slice(), actions.admitted.as_slice()),
+        (&[id][..], &[SequenceId(1)][..])
+    );
+}
+
+#[test]
+fn prints_what_a_step_costs_at_256_sequences() {
+    let limits = SchedulerLimits { running_sequences_max: 256, ..limits(256 * 16) };
+    let mut scheduler = Scheduler::new(limits);
+    let mut actions = scheduler.step(Duration::ZERO, (0..256).map(|id| arrival(id, 1)));
+    let mut times = Vec::new();
+    for _ in 0..400 {
+        let events = sample_all(&actions);
+        assert_eq!(events.len(), 256);
+        let started = std::time::Instant::now();
+        actions = scheduler.step(Duration::ZERO, events);
+        times.push(started.elapsed());
+    }
+    times.sort();
+    println!("a step of 256 decodes: median {:?}, slowest {:?}", times[200], times[399]);
+}
