@@ -9,8 +9,8 @@ use super::cursor::{Cursor, Reason};
 use super::value::Value;
 
 /// Limits far above any real file, so that a hostile one costs neither time nor memory. Nothing before
-/// the tensor data lies behind the first `HEADER_BYTES_MAX` bytes (a vocabulary of 256k takes 20 MB).
-const HEADER_BYTES_MAX: usize = 64 << 20;
+/// the tensor data lies behind the first `HEADER_BYTES_MAX` bytes (a vocabulary of 256k takes 6 MB).
+const HEADER_BYTES_MAX: usize = 32 << 20;
 const KEYS_MAX: usize = 1 << 16;
 const TENSORS_MAX: usize = 1 << 18;
 const KEY_BYTES_MAX: usize = (1 << 16) - 1;
@@ -36,7 +36,7 @@ impl Directory {
     /// The first reason to refuse it.
     pub fn parse(file: &[u8]) -> Result<Directory, Reason> {
         let mut cursor = match file.get(..HEADER_BYTES_MAX) {
-            Some(header) => Cursor::new(header, "the 64 MiB a header may take"),
+            Some(header) => Cursor::new(header, "the 32 MiB a header may take"),
             None => Cursor::new(file, "the file"),
         };
         let version = parse_version(&mut cursor)?;
