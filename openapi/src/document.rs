@@ -103,8 +103,8 @@ pub const OPERATIONS: &[Operation] = &[
 
 /// The document, in a stable order.
 pub fn document() -> Value {
-    let settings =
-        SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into());
+    let settings = SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into());
     let mut generator = SchemaGenerator::new(settings);
     let paths = paths(&mut generator);
     let mut schemas = generator.take_definitions(true);

@@ -147,10 +147,12 @@ impl Stop {
 
 impl<'de> Deserialize<'de> for Stop {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(match deserializer.deserialize_any(OneOrSeveral("a string or a list of strings", PhantomData))? {
-            Either::One(text) => Stop::One(text),
-            Either::Several(texts) => Stop::Several(texts),
-        })
+        Ok(
+            match deserializer.deserialize_any(OneOrSeveral("a string or a list of strings", PhantomData))? {
+                Either::One(text) => Stop::One(text),
+                Either::Several(texts) => Stop::Several(texts),
+            },
+        )
     }
 }
 
@@ -198,10 +200,14 @@ pub struct ContentPart {
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(match deserializer.deserialize_any(OneOrSeveral("a string or a list of content parts", PhantomData))? {
-            Either::One(text) => Content::Text(text),
-            Either::Several(parts) => Content::Parts(parts),
-        })
+        Ok(
+            match deserializer
+                .deserialize_any(OneOrSeveral("a string or a list of content parts", PhantomData))?
+            {
+                Either::One(text) => Content::Text(text),
+                Either::Several(parts) => Content::Parts(parts),
+            },
+        )
     }
 }
 

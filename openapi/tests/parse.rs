@@ -32,20 +32,40 @@ fn faults_are_named() {
         (r#"{"messages":[]}"#, "model", "missing"),
         (r#"{"model":"m"}"#, "messages", "missing"),
         (r#"{"model":"m","messages":[],"frobnicate":1}"#, "frobnicate", "unknown"),
-        (r#"{"model":"m","messages":[{"role":"user","content":"x","colour":1}]}"#, "messages[0].colour", "unknown"),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":"x","colour":1}]}"#,
+            "messages[0].colour",
+            "unknown",
+        ),
         (r#"{"model":"m","messages":[],"stream_options":{"usage":true}}"#, "stream_options.usage", "unknown"),
         (r#"{"model":"m","messages":[{"content":"x"}]}"#, "messages[0].role", "missing"),
         (r#"{"model":1,"messages":[]}"#, "model", "invalid type: integer `1`, expected a string"),
         (r#"{"model":null,"messages":[]}"#, "model", "invalid type: null"),
-        (r#"{"model":"m","messages":[],"temperature":"hot"}"#, "temperature", "expected f32 at line 1 column"),
+        (
+            r#"{"model":"m","messages":[],"temperature":"hot"}"#,
+            "temperature",
+            "expected f32 at line 1 column",
+        ),
         (r#"{"model":"m","messages":[],"n":-1}"#, "n", "expected u32"),
         (r#"{"model":"m","messages":[],"n":1.5}"#, "n", "expected u32"),
         (r#"{"model":"m","messages":[],"n":99999999999}"#, "n", "expected u32"),
         (r#"{"model":"m","messages":[],"n":1,"n":2}"#, "", "duplicate field `n`"),
         (r#"{"model":"m","messages":[],"logit_bias":{"1":"x"}}"#, "logit_bias.1", "expected f32"),
-        (r#"{"model":"m","messages":[{"role":"robot","content":"x"}]}"#, "messages[0].role", "unknown variant `robot`"),
-        (r#"{"model":"m","messages":[{"role":"user","content":7}]}"#, "messages[0].content", "a list of content parts"),
-        (r#"{"model":"m","messages":[{"role":"user","content":[{"text":"x"}]}]}"#, "messages[0].content[0].type", "missing"),
+        (
+            r#"{"model":"m","messages":[{"role":"robot","content":"x"}]}"#,
+            "messages[0].role",
+            "unknown variant `robot`",
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":7}]}"#,
+            "messages[0].content",
+            "a list of content parts",
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":[{"text":"x"}]}]}"#,
+            "messages[0].content[0].type",
+            "missing",
+        ),
         (r#"{"model":"m","messages":[],"stop":[1]}"#, "stop[0]", "expected a string"),
         (&deep, "", "at line 1 column 27"),
         (&deep_value, "", "recursion limit exceeded"),
@@ -83,9 +103,18 @@ fn prompts_and_inputs_have_four_forms() {
     ];
     for (input, expected) in rows {
         let embedding = parse::<EmbeddingRequest>(format!(r#"{{"model":"m","input":{input}}}"#).as_bytes());
-        let completion = parse::<CompletionRequest>(format!(r#"{{"model":"m","prompt":{input}}}"#).as_bytes());
-        assert_eq!(embedding.ok().map(|request| format!("{:?}", request.input)).as_deref(), *expected, "{input}");
-        assert_eq!(completion.ok().map(|request| format!("{:?}", request.prompt)).as_deref(), *expected, "{input}");
+        let completion =
+            parse::<CompletionRequest>(format!(r#"{{"model":"m","prompt":{input}}}"#).as_bytes());
+        assert_eq!(
+            embedding.ok().map(|request| format!("{:?}", request.input)).as_deref(),
+            *expected,
+            "{input}"
+        );
+        assert_eq!(
+            completion.ok().map(|request| format!("{:?}", request.prompt)).as_deref(),
+            *expected,
+            "{input}"
+        );
     }
 }
 

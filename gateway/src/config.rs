@@ -1,0 +1,313 @@
+//! The configuration: every key, its meaning and its default. The comments on the fields below are what
+//! `janus config --print-default` prints.
+//!
+//! Values come from, each over the one before: the defaults here, a TOML file, environment variables
+//! `JANUS_SECTION_KEY`, and overrides from the command line. Unknown keys are refused.
+
+mod address;
+mod layers;
+mod print;
+mod secret;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use address::listen_address;
+pub use layers::Sources;
+pub use print::print_default;
+pub use secret::Secret;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{origin}: {reason}")]
+    Syntax { origin: String, reason: String },
+    #[error("{origin}: there is no {what} `{key}`{hint}")]
+    Unknown { origin: String, what: &'static str, key: String, hint: String },
+    #[error("{origin}: `{key}` must be {expected}")]
+    WrongType { origin: String, key: String, expected: &'static str },
+    #[error("`{key}` {reason}")]
+    Invalid { key: &'static str, reason: String },
+}
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Sockets, deadlines and sizes.
+    pub server: Server,
+    /// Who may use the server. Without keys it listens on loopback addresses only.
+    pub auth: Auth,
+    /// What is served.
+    pub models: Models,
+    /// The inference engine's sizes.
+    pub engine: Engine,
+    /// What one request may ask for.
+    pub limits: Limits,
+    /// Logs go to the standard error stream. They never hold prompts, outputs or keys.
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port. Port 0 lets the system choose one.
+    pub listen: String,
+    /// Connections open at a time; more wait in the system's queue.
+    pub connections_max: usize,
+    /// Requests in work at a time, streams included; more are answered 503 at once.
+    pub requests_in_flight_max: usize,
+    /// From the start of a connection, or of a request on it, to the end of the request's headers.
+    pub header_deadline_ms: u64,
+    /// From the end of the headers to the end of the body.
+    pub body_deadline_ms: u64,
+    /// A connection without a request is closed after this.
+    pub idle_deadline_ms: u64,
+    /// A client that takes none of its response for this long is disconnected.
+    pub write_deadline_ms: u64,
+    /// A whole request, streaming included.
+    pub request_deadline_ms: u64,
+    /// On shutdown: how long running requests may go on.
+    pub drain_deadline_ms: u64,
+    /// Size of a request's body.
+    pub body_bytes_max: usize,
+    /// Size of a request's headers.
+    pub header_bytes_max: usize,
+    /// Requests in work at a time on one HTTP/2 connection.
+    pub h2_streams_max: u32,
+    /// A stream without output for this long sends a comment, so that nobody between gives up on it.
+    pub keep_alive_ms: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Keys clients send as `Authorization: Bearer KEY`. Better kept in a file or in the environment
+    /// (JANUS_AUTH_API_KEYS, separated by commas).
+    pub api_keys: Vec<Secret>,
+    /// A file with one key a line; empty lines and lines from `#` on are skipped. Empty: no file.
+    pub api_keys_file: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Models {
+    /// What to load: names from the catalogue (`janus models`), GGUF files or model folders, each
+    /// optionally as `NAME=PATH` to choose the name requests use.
+    pub serve: Vec<String>,
+    /// Where pulled models are kept. Empty: `$XDG_DATA_HOME/janus/models`, or
+    /// `~/.local/share/janus/models`.
+    pub folder: String,
+    /// Caps the context of every model, in tokens. 0: what each model was made for.
+    pub context_tokens_max: usize,
+    /// Check the files' SHA-256 again when they are loaded.
+    pub verify: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Threads that compute. 0: one a core.
+    pub threads: usize,
+    /// Requests that may wait for a place, besides those running; more are answered 429.
+    pub waiting_requests_max: usize,
+    /// Prompt tokens that may wait, summed over those requests.
+    pub waiting_tokens_max: usize,
+    /// Sequences that generate together.
+    pub running_sequences_max: usize,
+    /// Tokens in one step: all that generate, and pieces of new prompts.
+    pub step_tokens_max: usize,
+    /// Prompt tokens in a step that also generates: bounds the wait for a running stream's next token.
+    pub mixed_prefill_tokens_max: usize,
+    /// Tokens of inputs that may wait to be embedded.
+    pub embed_waiting_tokens_max: usize,
+    /// Memory for the context of running requests, for each chat model, in MiB.
+    pub kv_mib: usize,
+    /// Tokens buffered for a client that reads slowly; then its sequence pauses.
+    pub stream_backlog: usize,
+    /// A sequence that its client paused for this long is cancelled.
+    pub stalled_client_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Choices of one request: its prompts times `n`.
+    pub choices_max: usize,
+    /// Stop strings.
+    pub stop_strings_max: usize,
+    /// Bytes of one stop string.
+    pub stop_string_bytes_max: usize,
+    /// Stop token ids.
+    pub stop_tokens_max: usize,
+    /// Entries of `logit_bias`.
+    pub logit_bias_max: usize,
+    /// Likely alternatives reported for each token.
+    pub logprobs_max: usize,
+    /// Messages of one chat.
+    pub messages_max: usize,
+    /// Inputs of one embeddings request.
+    pub embedding_inputs_max: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
+    pub format: LogFormat,
+    /// What to log, in the syntax of tracing's EnvFilter, as in `info,gateway=debug`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            listen: "127.0.0.1:8080".into(),
+            connections_max: 1024,
+            requests_in_flight_max: 512,
+            header_deadline_ms: 10_000,
+            body_deadline_ms: 30_000,
+            idle_deadline_ms: 75_000,
+            write_deadline_ms: 60_000,
+            request_deadline_ms: 600_000,
+            drain_deadline_ms: 30_000,
+            body_bytes_max: 32 << 20,
+            header_bytes_max: 32 << 10,
+            h2_streams_max: 128,
+            keep_alive_ms: 15_000,
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let options = engine::EngineOptions::default();
+        Engine {
+            threads: 0,
+            waiting_requests_max: options.waiting_requests_max,
+            waiting_tokens_max: options.waiting_tokens_max,
+            running_sequences_max: options.running_sequences_max,
+            step_tokens_max: options.step_tokens_max,
+            mixed_prefill_tokens_max: options.mixed_prefill_tokens_max,
+            embed_waiting_tokens_max: options.embed_waiting_tokens_max,
+            kv_mib: options.kv_bytes_max >> 20,
+            stream_backlog: options.stream_backlog,
+            stalled_client_ms: options.stalled_client_max.as_millis() as u64,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            choices_max: 128,
+            stop_strings_max: 16,
+            stop_string_bytes_max: 1024,
+            stop_tokens_max: 256,
+            logit_bias_max: 1024,
+            logprobs_max: 20,
+            messages_max: 4096,
+            embedding_inputs_max: 2048,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Auto, filter: "info".into() }
+    }
+}
+
+impl Engine {
+    /// The engine's own form of this section.
+    pub fn options(&self) -> engine::EngineOptions {
+        engine::EngineOptions {
+            waiting_requests_max: self.waiting_requests_max,
+            waiting_tokens_max: self.waiting_tokens_max,
+            running_sequences_max: self.running_sequences_max,
+            step_tokens_max: self.step_tokens_max,
+            mixed_prefill_tokens_max: self.mixed_prefill_tokens_max,
+            embed_waiting_tokens_max: self.embed_waiting_tokens_max,
+            kv_bytes_max: self.kv_mib.saturating_mul(1 << 20),
+            stream_backlog: self.stream_backlog,
+            stalled_client_max: Duration::from_millis(self.stalled_client_ms),
+            ..engine::EngineOptions::default()
+        }
+    }
+}
+
+impl Config {
+    /// Puts the sources over the defaults and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the source and the key, with the nearest known one for an unknown key.
+    pub fn load(sources: &Sources<'_>) -> Result<Config, ConfigError> {
+        let config = layers::merge(sources)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks values that types cannot. Whether the address may be listened on is checked by
+    /// [`listen_address`], once the keys are read.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] naming the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (key, value, least) in self.lower_bounds() {
+            if value < least {
+                return Err(ConfigError::Invalid { key, reason: format!("must be at least {least}") });
+            }
+        }
+        if self.limits.logprobs_max > 20 {
+            return Err(ConfigError::Invalid {
+                key: "limits.logprobs_max",
+                reason: "can be 20 at most".into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Key, value, and the least it can be.
+    fn lower_bounds(&self) -> Vec<(&'static str, u64, u64)> {
+        let (server, engine, limits) = (&self.server, &self.engine, &self.limits);
+        vec![
+            ("server.connections_max", server.connections_max as u64, 1),
+            ("server.requests_in_flight_max", server.requests_in_flight_max as u64, 1),
+            ("server.header_deadline_ms", server.header_deadline_ms, 1),
+            ("server.body_deadline_ms", server.body_deadline_ms, 1),
+            ("server.idle_deadline_ms", server.idle_deadline_ms, 1),
+            ("server.write_deadline_ms", server.write_deadline_ms, 1),
+            ("server.request_deadline_ms", server.request_deadline_ms, 1),
+            ("server.body_bytes_max", server.body_bytes_max as u64, 1),
+            // The smallest buffer hyper allows.
+            ("server.header_bytes_max", server.header_bytes_max as u64, 8192),
+            ("server.h2_streams_max", server.h2_streams_max.into(), 1),
+            ("server.keep_alive_ms", server.keep_alive_ms, 1),
+            ("engine.waiting_requests_max", engine.waiting_requests_max as u64, 1),
+            ("engine.waiting_tokens_max", engine.waiting_tokens_max as u64, 1),
+            ("engine.running_sequences_max", engine.running_sequences_max as u64, 1),
+            ("engine.step_tokens_max", engine.step_tokens_max as u64, 1),
+            ("engine.mixed_prefill_tokens_max", engine.mixed_prefill_tokens_max as u64, 1),
+            ("engine.embed_waiting_tokens_max", engine.embed_waiting_tokens_max as u64, 1),
+            ("engine.kv_mib", engine.kv_mib as u64, 1),
+            ("engine.stream_backlog", engine.stream_backlog as u64, 1),
+            ("engine.stalled_client_ms", engine.stalled_client_ms, 1),
+            ("limits.choices_max", limits.choices_max as u64, 1),
+            ("limits.messages_max", limits.messages_max as u64, 1),
+            ("limits.embedding_inputs_max", limits.embedding_inputs_max as u64, 1),
+        ]
+    }
+}

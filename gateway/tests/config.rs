@@ -1,0 +1,105 @@
+//! Where values come from, and what is refused.
+
+use gateway::config::{Config, LogFormat, Sources};
+
+fn load(
+    file: Option<&str>,
+    environment: &[(&str, &str)],
+    overrides: &[(&str, &str)],
+) -> Result<Config, String> {
+    let folder = tempfile();
+    let path = folder.join("janus.toml");
+    std::fs::write(&path, file.unwrap_or_default()).unwrap();
+    let own = |rows: &[(&str, &str)]| rows.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+    let sources = Sources {
+        file: file.map(|_| path.as_path()),
+        environment: own(environment),
+        overrides: own(overrides),
+    };
+    let loaded = Config::load(&sources).map_err(|error| error.to_string());
+    std::fs::remove_dir_all(&folder).unwrap();
+    loaded
+}
+
+fn tempfile() -> std::path::PathBuf {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("janus-config-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn later_sources_stand_over_earlier_ones() {
+    let file = "[server]\nlisten = \"127.0.0.1:1\"\nconnections_max = 7\n[log]\nformat = \"json\"\n[models]\nserve = [\"x\"]";
+    let environment = [
+        ("JANUS_SERVER_LISTEN", "127.0.0.1:2"),
+        ("JANUS_AUTH_API_KEYS", "a, b,"),
+        ("JANUS_TEST_MODELS", "/x"),
+        ("JANUS_CONFIG", "/y"),
+        ("HOME", "/root"),
+        ("JANUS_MODELS_VERIFY", "true"),
+    ];
+    let overrides = [("server.listen", "127.0.0.1:3"), ("models.serve", "a,b"), ("models.serve", "c")];
+    let config = load(Some(file), &environment, &overrides).unwrap();
+    assert_eq!(config.server.listen, "127.0.0.1:3");
+    assert_eq!(config.server.connections_max, 7);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.models.serve, ["a,b", "c"]);
+    assert!(config.models.verify);
+    assert_eq!(config.auth.api_keys.iter().map(|key| key.reveal()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(config.limits, Config::default().limits);
+    assert!(!format!("{config:?}").contains("\"a\", \"b\""), "keys are not shown");
+}
+
+#[test]
+fn nothing_at_all_gives_the_defaults() {
+    assert_eq!(load(None, &[], &[]).unwrap(), Config::default());
+    assert_eq!(load(Some(""), &[], &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn faults_name_source_and_key() {
+    type Rows<'a> = &'a [(&'a str, &'a str)];
+    let rows: &[(&str, Rows<'_>, Rows<'_>, &str)] = &[
+        ("[server]\nlisen = \"x\"", &[], &[], "there is no key `server.lisen`; did you mean `listen`?"),
+        ("[sever]\nlisten = \"x\"", &[], &[], "there is no section `sever`; did you mean `server`?"),
+        ("[log]\nzzz = 1", &[], &[], "there is no key `log.zzz`; known are filter, format"),
+        ("listen = \"x\"", &[], &[], "there is no section `listen`"),
+        ("server = 1", &[], &[], "`server` must be a section"),
+        ("[server]\nconnections_max = \"x\"", &[], &[], "`server.connections_max` must be a whole number"),
+        ("[server]\nconnections_max = 0", &[], &[], "`server.connections_max` must be at least 1"),
+        ("[server]\nheader_bytes_max = 100", &[], &[], "`server.header_bytes_max` must be at least 8192"),
+        ("[server]\nconnections_max = -4", &[], &[], "connections_max"),
+        ("[limits]\nlogprobs_max = 21", &[], &[], "can be 20 at most"),
+        ("[log]\nformat = \"xml\"", &[], &[], "format"),
+        ("[models]\nserve = [1]", &[], &[], "serve"),
+        ("[server", &[], &[], "janus.toml: TOML parse error at line 1"),
+        (
+            "",
+            &[("JANUS_SERVER_LISTENS", "x")],
+            &[],
+            "JANUS_SERVER_LISTENS: there is no key `server.listens`; did you mean `listen`?",
+        ),
+        (
+            "",
+            &[("JANUS_MODELS_VERIFY", "perhaps")],
+            &[],
+            "JANUS_MODELS_VERIFY: `models.verify` must be true or false",
+        ),
+        (
+            "",
+            &[],
+            &[("server.connections_max", "many")],
+            "command line: `server.connections_max` must be a whole number",
+        ),
+        ("", &[], &[("nothing", "1")], "there is no section `nothing`"),
+    ];
+    for (file, environment, overrides, expected) in rows {
+        let error = load(Some(file), environment, overrides).expect_err(file);
+        assert!(error.contains(expected), "{file} {environment:?} {overrides:?}: {error}");
+    }
+    let missing = Sources { file: Some(std::path::Path::new("/nowhere/janus.toml")), ..Sources::default() };
+    assert!(Config::load(&missing).unwrap_err().to_string().contains("cannot read /nowhere/janus.toml"));
+}
