@@ -1,0 +1,44 @@
+"""schemathesis: requests made up from our own OpenAPI document, valid and not; never a 5xx, and only
+statuses, content types and bodies that the document names."""
+
+import hypothesis
+import schemathesis
+from schemathesis import checks
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance, response_schema_conformance, status_code_conformance,
+)
+
+from janus import CHAT_MODEL, EMBEDDING_MODEL, ROOT
+
+EXAMPLES = 40
+TOKENS_MAX = 4
+CHECKS = [checks.not_a_server_error, status_code_conformance, content_type_conformance,
+          response_schema_conformance]
+
+schema = schemathesis.openapi.from_path(ROOT / "openapi/openapi.json")
+
+
+@schemathesis.hook
+def map_case(context, case):
+    """Aims at models that exist, and keeps answers short; what is wrong elsewhere stays wrong."""
+    if isinstance(case.body, dict):
+        if isinstance(case.body.get("model"), str):
+            case.body["model"] = EMBEDDING_MODEL if "embeddings" in case.path else CHAT_MODEL
+        if "embeddings" not in case.path:
+            shorten(case.body)
+    return case
+
+
+def shorten(body):
+    for name, most in [("max_tokens", TOKENS_MAX), ("max_completion_tokens", TOKENS_MAX), ("n", 2), ("min_tokens", 2)]:
+        if isinstance(body.get(name), int) and body[name] > most:
+            body[name] = most
+    if "max_completion_tokens" not in body:
+        body.setdefault("max_tokens", TOKENS_MAX)
+
+
+@schema.parametrize()
+@hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize=True,
+                     suppress_health_check=list(hypothesis.HealthCheck))
+def test_conformance(case, server):
+    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=60)
