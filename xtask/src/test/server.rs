@@ -18,6 +18,8 @@ pub struct Server {
     child: Child,
     port: u16,
     log: PathBuf,
+    janus: PathBuf,
+    models: PathBuf,
 }
 
 impl Server {
@@ -30,7 +32,9 @@ impl Server {
         serve.arg("serve").arg("--models-dir").arg(models).arg("--listen").arg(format!("127.0.0.1:{port}"));
         println!("$ {} > {}", display(&serve), log.display());
         let child = serve.stdout(log_file.try_clone()?).stderr(log_file).spawn()?;
-        let mut server = Server { child, port, log };
+        // Absolute: suites run in their own folders.
+        let models = std::path::absolute(models)?;
+        let mut server = Server { child, port, log, janus: janus.to_owned(), models };
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -51,9 +55,12 @@ impl Server {
         bail!("janus serve is not ready after {READY_MAX:?}; see {}", self.log.display())
     }
 
-    /// Tells a client suite where the server is.
+    /// Tells a client suite where the server is, and what it needs to start one with other settings.
     pub fn environment<'a>(&self, suite: &'a mut Command) -> &'a mut Command {
-        suite.env("JANUS_URL", format!("http://127.0.0.1:{}", self.port))
+        suite
+            .env("JANUS_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("JANUS_BIN", &self.janus)
+            .env("JANUS_TEST_MODELS", &self.models)
     }
 
     /// Asks it to end, as a service manager would; a server that does not end cleanly is an error.
