@@ -6,10 +6,18 @@ import struct
 
 import httpx
 import pytest
+from openai import AsyncOpenAI, OpenAI
 
 from janus import EMBEDDING_MODEL, GOLDENS
 
 DIMENSIONS = 384
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """Without strict validation: it looks at the vectors before the SDK has decoded them from base64."""
+    with OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=60) as client:
+        yield client
 
 
 def embed(client, input, **parameters):
@@ -95,6 +103,7 @@ def test_many(client):
     assert reply.usage.prompt_tokens > 256 * 4
 
 
-async def test_async(async_client):
-    reply = await async_client.embeddings.create(model=EMBEDDING_MODEL, input="hello world")
+async def test_async(server):
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        reply = await client.embeddings.create(model=EMBEDDING_MODEL, input="hello world")
     assert cosine(reply.data[0].embedding, golden_cases()[0]["vector"]) > 0.9999

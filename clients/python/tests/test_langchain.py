@@ -14,7 +14,7 @@ QUESTION = "What is the capital of France?"
 @pytest.fixture
 def chat(server):
     return ChatOpenAI(model=CHAT_MODEL, base_url=f"{server.url}/v1", api_key="any", temperature=0,
-                      max_tokens=32, max_retries=0, timeout=60)
+                      max_tokens=32, max_retries=0, timeout=60, stream_usage=True)
 
 
 def embeddings(server, **parameters):
