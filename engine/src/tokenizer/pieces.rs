@@ -204,20 +204,20 @@ fn byte_of(character: char) -> Option<u8> {
     }
 }
 
-/// The character GPT-2's alphabet writes for a byte.
-pub(crate) fn byte_level_character(byte: u8) -> char {
-    let code = match byte {
-        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
-        0x00..=0x20 => u32::from(byte) + 0x100,
-        0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x121,
-        0xad => 0x143,
-    };
-    char::from_u32(code).expect("every code above is a scalar value below U+0144")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The character GPT-2's alphabet writes for a byte.
+    fn byte_level_character(byte: u8) -> char {
+        let code = match byte {
+            0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
+            0x00..=0x20 => u32::from(byte) + 0x100,
+            0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x121,
+            0xad => 0x143,
+        };
+        char::from_u32(code).expect("every code above is a scalar value below U+0144")
+    }
 
     #[test]
     fn the_byte_alphabet_is_its_own_inverse() {
