@@ -3,11 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
-
 use crate::kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
-use crate::matmul::{self, Linear};
-use crate::ops::{Activation, AttentionParams};
+use crate::matmul::{self, Linear, SendPtr};
+use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
@@ -34,7 +32,7 @@ impl Device {
     /// The CPU. Fails with a sentence for the user when the instruction set cannot be had.
     pub fn cpu(options: CpuOptions) -> Result<Device, String> {
         let isa = match options.isa {
-            Some(isa) => isa,
+            Some(isa) => Isa::parse(isa.name())?,
             None => Isa::from_environment()?,
         };
         let threads =
@@ -81,36 +79,21 @@ impl Device {
     /// out = x / √(mean(x²) + eps) · weight, over groups of `weight.len()` values: whole rows, or each
     /// head of a row (`out` takes x's shape).
     pub fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor) {
-        out.reshape(x.rows(), x.columns());
-        out.values_mut().copy_from_slice(x.values());
+        out.copy_from(x);
         self.rms_norm_in_place(out, weight, eps);
     }
 
     /// [`Device::rms_norm`] over the argument itself.
     pub fn rms_norm_in_place(&self, x: &mut Tensor, weight: &Vector, eps: f32) {
-        assert_eq!(x.columns() % weight.len(), 0);
-        for group in x.values_mut().chunks_exact_mut(weight.len()) {
-            let mean = group.iter().map(|v| v * v).sum::<f32>() / group.len() as f32;
-            let factor = 1.0 / (mean + eps).sqrt();
-            for (value, gain) in group.iter_mut().zip(weight.values()) {
-                *value *= factor * gain;
-            }
-        }
+        assert!(x.columns().is_multiple_of(weight.len()));
+        self.over_rows(x, &|_, row| norm::rms_norm(self.isa, row, weight.values(), eps));
     }
 
     /// out = (x - mean) / √(variance + eps) · weight + bias, row by row.
     pub fn layer_norm(&self, x: &Tensor, weight: &Vector, bias: &Vector, eps: f32, out: &mut Tensor) {
-        out.reshape(x.rows(), x.columns());
-        for row in 0..x.rows() {
-            let source = x.row(row);
-            // Two passes: one-pass variance cancels when |mean| >> std.
-            let mean = source.iter().sum::<f32>() / source.len() as f32;
-            let variance = source.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / source.len() as f32;
-            let factor = 1.0 / (variance + eps).sqrt();
-            for (i, value) in out.row_mut(row).iter_mut().enumerate() {
-                *value = (source[i] - mean) * factor * weight.values()[i] + bias.values()[i];
-            }
-        }
+        assert_eq!((weight.len(), bias.len()), (x.columns(), x.columns()));
+        out.copy_from(x);
+        self.over_rows(out, &|_, row| norm::layer_norm(self.isa, row, weight.values(), bias.values(), eps));
     }
 
     /// Several layers that read the same input: each out = x Wᵀ + b. The input is quantised once.
@@ -122,39 +105,22 @@ impl Device {
     /// the turned pairs pass through.
     pub fn rope(&self, x: &mut Tensor, head_dim: usize, style: RopeStyle, angles: &Tensor) {
         assert_eq!(x.rows(), angles.rows());
+        assert!(angles.columns() <= head_dim && x.columns().is_multiple_of(head_dim));
         let pairs = angles.columns() / 2;
-        for row in 0..x.rows() {
-            let (cosines, sines) = angles.row(row).split_at(pairs);
-            for head in x.row_mut(row).chunks_exact_mut(head_dim) {
-                for i in 0..pairs {
-                    let (a, b) = match style {
-                        RopeStyle::Half => (i, i + pairs),
-                        RopeStyle::Interleaved => (2 * i, 2 * i + 1),
-                    };
-                    let (x, y) = (head[a], head[b]);
-                    head[a] = x * cosines[i] - y * sines[i];
-                    head[b] = x * sines[i] + y * cosines[i];
-                }
-            }
-        }
+        self.over_rows(x, &|index, row| {
+            let (cosines, sines) = angles.row(index).split_at(pairs);
+            rope::rotate(self.isa, row, head_dim, style, cosines, sines);
+        });
     }
 
     /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`) in their sequences' pages.
     pub fn kv_write(&self, kv: &mut KvCache, layer: usize, k: &Tensor, v: &Tensor, sequences: &[PagedRows]) {
-        let KvLayout { kv_heads, head_dim, .. } = kv.layout();
         for sequence in sequences {
-            for i in 0..sequence.rows {
-                let position = sequence.past + i;
+            for row in 0..sequence.rows {
+                let position = sequence.past + row;
                 let page = sequence.pages[position / PAGE_TOKENS];
-                for head in 0..kv_heads {
-                    let keys = kv.offset(page, layer, head) + position % PAGE_TOKENS * head_dim;
-                    let values = keys + PAGE_TOKENS * head_dim;
-                    let row = sequence.first_row + i;
-                    for d in 0..head_dim {
-                        kv.values[keys + d] = f16::from_f32(k.row(row)[head * head_dim + d]);
-                        kv.values[values + d] = f16::from_f32(v.row(row)[head * head_dim + d]);
-                    }
-                }
+                let at = sequence.first_row + row;
+                kv.write(page, position % PAGE_TOKENS, layer, k.row(at), v.row(at));
             }
         }
     }
@@ -170,37 +136,7 @@ impl Device {
         params: &AttentionParams,
         out: &mut Tensor,
     ) {
-        let AttentionParams { heads, kv_heads, head_dim, scale, window } = *params;
-        out.reshape(q.rows(), heads * head_dim);
-        for sequence in sequences {
-            for i in 0..sequence.rows {
-                let last = sequence.past + i;
-                let first = window.map_or(0, |window| (last + 1).saturating_sub(window));
-                let row = sequence.first_row + i;
-                for head in 0..heads {
-                    let query = &q.row(row)[head * head_dim..][..head_dim];
-                    let at = |position: usize| {
-                        let page = sequence.pages[position / PAGE_TOKENS];
-                        kv.offset(page, layer, head / (heads / kv_heads)) + position % PAGE_TOKENS * head_dim
-                    };
-                    let mut scores: Vec<f32> = (first..=last)
-                        .map(|p| {
-                            let key = &kv.values[at(p)..][..head_dim];
-                            query.iter().zip(key).map(|(q, k)| q * k.to_f32()).sum::<f32>() * scale
-                        })
-                        .collect();
-                    softmax(&mut scores);
-                    let result = &mut out.row_mut(row)[head * head_dim..][..head_dim];
-                    result.fill(0.0);
-                    for (weight, p) in scores.iter().zip(first..=last) {
-                        let value = &kv.values[at(p) + PAGE_TOKENS * head_dim..][..head_dim];
-                        for (r, v) in result.iter_mut().zip(value) {
-                            *r += weight * v.to_f32();
-                        }
-                    }
-                }
-            }
-        }
+        attention::paged(self.isa, &self.pool, q, kv, layer, sequences, params, out);
     }
 
     /// Bidirectional attention inside each segment of rows (encoders). q, k, v have the same rows;
@@ -214,47 +150,23 @@ impl Device {
         params: &AttentionParams,
         out: &mut Tensor,
     ) {
-        let AttentionParams { heads, kv_heads, head_dim, scale, .. } = *params;
-        out.reshape(q.rows(), heads * head_dim);
-        for segment in segments {
-            for row in segment.clone() {
-                for head in 0..heads {
-                    let shared = head / (heads / kv_heads);
-                    let query = &q.row(row)[head * head_dim..][..head_dim];
-                    let mut scores: Vec<f32> = segment
-                        .clone()
-                        .map(|p| {
-                            let key = &k.row(p)[shared * head_dim..][..head_dim];
-                            query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>() * scale
-                        })
-                        .collect();
-                    softmax(&mut scores);
-                    let result = &mut out.row_mut(row)[head * head_dim..][..head_dim];
-                    result.fill(0.0);
-                    for (weight, p) in scores.iter().zip(segment.clone()) {
-                        for (r, v) in result.iter_mut().zip(&v.row(p)[shared * head_dim..][..head_dim]) {
-                            *r += weight * v;
-                        }
-                    }
-                }
-            }
-        }
+        attention::bidirectional(self.isa, &self.pool, [q, k, v], segments, params, out);
     }
 
     /// x = activation(x)
     pub fn activate(&self, activation: Activation, x: &mut Tensor) {
-        x.values_mut().iter_mut().for_each(|value| *value = activation.scalar(*value));
+        self.over_rows(x, &|_, row| activation::activate(self.isa, activation, row));
     }
 
     /// gate = activation(gate) · up
     pub fn gated(&self, activation: Activation, gate: &mut Tensor, up: &Tensor) {
-        for (gate, up) in gate.values_mut().iter_mut().zip(up.values()) {
-            *gate = activation.scalar(*gate) * up;
-        }
+        assert_eq!((gate.rows(), gate.columns()), (up.rows(), up.columns()));
+        self.over_rows(gate, &|index, row| activation::gated(self.isa, activation, row, up.row(index)));
     }
 
     /// x += y
     pub fn add(&self, x: &mut Tensor, y: &Tensor) {
+        assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()));
         for (x, y) in x.values_mut().iter_mut().zip(y.values()) {
             *x += y;
         }
@@ -267,14 +179,24 @@ impl Device {
             out.row_mut(i).copy_from_slice(x.row(row as usize));
         }
     }
+
+    /// Calls `work(index, row)` for every row, on all threads when there is enough of it.
+    fn over_rows(&self, x: &mut Tensor, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        let (rows, columns) = (x.rows(), x.columns());
+        if rows * columns < PARALLEL_VALUES {
+            return (0..rows).for_each(|row| work(row, x.row_mut(row)));
+        }
+        let values = SendPtr(x.values_mut().as_mut_ptr());
+        self.pool.split(rows, 1, &|range| {
+            for row in range {
+                // SAFETY: each row is one thread's alone and lies within the tensor.
+                let row_values =
+                    unsafe { std::slice::from_raw_parts_mut(values.get().add(row * columns), columns) };
+                work(row, row_values);
+            }
+        });
+    }
 }
 
-fn softmax(scores: &mut [f32]) {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - max).exp();
-        sum += *score;
-    }
-    scores.iter_mut().for_each(|score| *score /= sum);
-}
+/// Element-wise work below this many values costs less than handing it out.
+const PARALLEL_VALUES: usize = 16_384;

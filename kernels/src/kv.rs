@@ -5,6 +5,8 @@
 
 use half::f16;
 
+use crate::simd::LANES;
+
 /// Tokens in one page. A multiple of 32, as paged flash attention on GPUs asks for.
 pub const PAGE_TOKENS: usize = 32;
 
@@ -19,8 +21,18 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes of one page: keys and values of all layers.
     pub fn page_bytes(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * PAGE_TOKENS * size_of::<f16>()
+        self.layers * self.kv_heads * self.head_values() * size_of::<f16>()
     }
+
+    /// Values of one head in one page: its keys, then its values.
+    pub(crate) fn head_values(&self) -> usize {
+        PAGE_TOKENS * (self.head_dim + padded(self.head_dim))
+    }
+}
+
+/// Length of a row of values: whole registers, zeros at the end.
+pub(crate) fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
 }
 
 /// Rows of a step that belong to one sequence, and where that sequence's keys and values live.
@@ -38,10 +50,12 @@ pub struct PagedRows {
     pub pages: Vec<u32>,
 }
 
-/// One model's pages. Inside a page: layer, then head, then keys `[PAGE_TOKENS][head_dim]` and values
-/// `[PAGE_TOKENS][head_dim]`.
+/// One model's pages. Inside a page: layer, then head, then keys `[head_dim][PAGE_TOKENS]` and values
+/// `[PAGE_TOKENS][head_dim, padded]`. Keys lie with their tokens side by side, so that one register
+/// scores 16 tokens and no dot product needs a horizontal sum.
 pub struct KvCache {
-    pub(crate) values: Vec<f16>,
+    /// f16 bits. (A vector of zero integers takes untouched pages from the system.)
+    pub(crate) bits: Vec<u16>,
     layout: KvLayout,
     pages: usize,
 }
@@ -49,7 +63,7 @@ pub struct KvCache {
 impl KvCache {
     /// `pages` pages of zeros. Memory is touched only as pages are written.
     pub fn new(layout: KvLayout, pages: usize) -> KvCache {
-        KvCache { values: vec![f16::ZERO; pages * layout.page_bytes() / size_of::<f16>()], layout, pages }
+        KvCache { bits: vec![0; pages * layout.page_bytes() / size_of::<f16>()], layout, pages }
     }
 
     pub fn layout(&self) -> KvLayout {
@@ -63,13 +77,39 @@ impl KvCache {
     /// Overwrites a page with zeros, so that its next owner can read nothing of the last one's.
     pub fn zero_page(&mut self, page: u32) {
         let length = self.layout.page_bytes() / size_of::<f16>();
-        self.values[page as usize * length..][..length].fill(f16::ZERO);
+        self.bits[page as usize * length..][..length].fill(0);
     }
 
-    /// Offset of the keys of (`page`, `layer`, `head`); the values follow after
-    /// `PAGE_TOKENS * head_dim`.
-    pub(crate) fn offset(&self, page: u32, layer: usize, head: usize) -> usize {
-        let head_values = 2 * PAGE_TOKENS * self.layout.head_dim;
-        ((page as usize * self.layout.layers + layer) * self.layout.kv_heads + head) * head_values
+    /// Whether a page holds nothing but zeros.
+    pub fn is_zeroed(&self, page: u32) -> bool {
+        let length = self.layout.page_bytes() / size_of::<f16>();
+        self.bits[page as usize * length..][..length].iter().all(|&bits| bits == 0)
+    }
+
+    /// Offset of (`layer`, `head`) inside a page.
+    pub(crate) fn head_offset(&self, layer: usize, head: usize) -> usize {
+        (layer * self.layout.kv_heads + head) * self.layout.head_values()
+    }
+
+    /// Values from one page to the next.
+    pub(crate) fn page_stride(&self) -> usize {
+        self.layout.layers * self.layout.kv_heads * self.layout.head_values()
+    }
+
+    /// Stores the key and value (`kv_heads * head_dim` each) of the token at `slot` of `page`.
+    pub(crate) fn write(&mut self, page: u32, slot: usize, layer: usize, key: &[f32], value: &[f32]) {
+        let KvLayout { kv_heads, head_dim, .. } = self.layout;
+        for head in 0..kv_heads {
+            let start = page as usize * self.page_stride() + self.head_offset(layer, head);
+            let stored = &mut self.bits[start..][..PAGE_TOKENS * (head_dim + padded(head_dim))];
+            let (keys, values) = stored.split_at_mut(PAGE_TOKENS * head_dim);
+            for (d, key) in key[head * head_dim..][..head_dim].iter().enumerate() {
+                keys[d * PAGE_TOKENS + slot] = f16::from_f32(*key).to_bits();
+            }
+            let row = &mut values[slot * padded(head_dim)..][..head_dim];
+            for (stored, value) in row.iter_mut().zip(&value[head * head_dim..]) {
+                *stored = f16::from_f32(*value).to_bits();
+            }
+        }
     }
 }

@@ -117,6 +117,26 @@ impl WorkerPool {
     }
 }
 
+impl WorkerPool {
+    /// Calls `part(0)`, ..., `part(items - 1)`; threads take the next one as they get done. For items of
+    /// unequal cost.
+    pub fn dynamic(&self, items: usize, part: &(dyn Fn(usize) + Sync)) {
+        if items <= 1 || self.threads() == 1 {
+            return (0..items).for_each(part);
+        }
+        let next = AtomicUsize::new(0);
+        self.run(&|_| {
+            loop {
+                let item = next.fetch_add(1, Ordering::Relaxed);
+                if item >= items {
+                    return;
+                }
+                part(item);
+            }
+        });
+    }
+}
+
 /// The part of `items` that `thread` of `threads` gets, cut at multiples of `grain`.
 pub fn share(items: usize, grain: usize, thread: usize, threads: usize) -> std::ops::Range<usize> {
     let grains = items.div_ceil(grain);

@@ -1,0 +1,133 @@
+//! Attention against its formula in f64, over pages handed out in shuffled order.
+
+use super::*;
+use crate::kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
+use crate::pool::WorkerPool;
+use crate::tensor::Tensor;
+use crate::testing::{Seeded, for_each_isa, relative_error};
+
+fn random_tensor(rows: usize, columns: usize, random: &mut Seeded) -> Tensor {
+    let mut tensor = Tensor::zeros(rows, columns);
+    random.fill(tensor.values_mut(), -1.0, 1.0);
+    tensor
+}
+
+/// softmax(q·k · scale)·v of one query over the given rows.
+fn exact(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let weights: Vec<f64> = keys.iter().map(|key| (dot(query, key) * f64::from(scale)).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    (0..query.len())
+        .map(|d| {
+            let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * f64::from(v[d])).sum();
+            (sum / total) as f32
+        })
+        .collect()
+}
+
+struct Case {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+    /// (past, rows) of each sequence.
+    sequences: &'static [(usize, usize)],
+}
+
+fn check(case: &Case) {
+    let Case { heads, kv_heads, head_dim, window, sequences } = *case;
+    let mut random = Seeded::new((heads * head_dim) as u64);
+    let params = AttentionParams { heads, kv_heads, head_dim, scale: 0.3, window };
+    let pages_each = |&(past, rows): &(usize, usize)| (past + rows).div_ceil(PAGE_TOKENS);
+    let total_pages: usize = sequences.iter().map(pages_each).sum();
+    let mut kv = KvCache::new(KvLayout { layers: 2, kv_heads, head_dim }, total_pages);
+    // Stale contents that must never be read: NaN would spread.
+    kv.bits.fill(0x7E00);
+    let mut free: Vec<u32> = (0..total_pages as u32).rev().collect();
+    let (mut rows, mut first_row, mut expected) = (Vec::new(), 0, Vec::new());
+    let query_rows: usize = sequences.iter().map(|(_, rows)| rows).sum();
+    let q = random_tensor(query_rows, heads * head_dim, &mut random);
+    for sequence in sequences {
+        let (past, count) = *sequence;
+        let pages: Vec<u32> = (0..pages_each(sequence)).map(|_| free.pop().unwrap()).collect();
+        let k = random_tensor(past + count, kv_heads * head_dim, &mut random);
+        let v = random_tensor(past + count, kv_heads * head_dim, &mut random);
+        for &page in &pages {
+            kv.zero_page(page);
+        }
+        for position in 0..past + count {
+            kv.write(
+                pages[position / PAGE_TOKENS],
+                position % PAGE_TOKENS,
+                1,
+                k.row(position),
+                v.row(position),
+            );
+        }
+        for row in 0..count {
+            for head in 0..heads {
+                let shared = head / (heads / kv_heads) * head_dim;
+                let end = past + row + 1;
+                let seen = window.map_or(0, |window| end.saturating_sub(window))..end;
+                let keys: Vec<&[f32]> = seen.clone().map(|p| &k.row(p)[shared..][..head_dim]).collect();
+                let values: Vec<&[f32]> = seen.map(|p| &v.row(p)[shared..][..head_dim]).collect();
+                let query = &q.row(first_row + row)[head * head_dim..][..head_dim];
+                expected.extend(exact(query, &keys, &values, params.scale));
+            }
+        }
+        rows.push(PagedRows { first_row, rows: count, past, pages });
+        first_row += count;
+    }
+    let mut reference: Option<Vec<f32>> = None;
+    for_each_isa(|isa| {
+        for threads in [1, 3] {
+            let mut out = Tensor::default();
+            paged(isa, &WorkerPool::new(threads), &q, &kv, 1, &rows, &params, &mut out);
+            let error = relative_error(out.values(), &expected);
+            // Keys and values are f16: 2^-11 each.
+            assert!(error < 2e-3, "{heads}/{kv_heads}x{head_dim} on {isa}: {error:e}");
+            let reference = reference.get_or_insert_with(|| out.values().to_vec());
+            assert_eq!(out.values(), reference, "{isa} with {threads} threads");
+        }
+    });
+}
+
+#[test]
+fn paged_attention_matches_the_formula() {
+    let plain =
+        |heads, kv_heads, head_dim, sequences| Case { heads, kv_heads, head_dim, window: None, sequences };
+    check(&plain(1, 1, 16, &[(0, 1)]));
+    check(&plain(9, 3, 64, &[(0, 40), (70, 1), (31, 1), (32, 1), (5, 33)]));
+    check(&plain(4, 4, 80, &[(100, 3)]));
+    check(&plain(14, 2, 24, &[(64, 2), (0, 5)]));
+    check(&plain(8, 1, 256, &[(33, 7)]));
+    for window in [1, 5, 32, 50] {
+        check(&Case { window: Some(window), ..plain(6, 2, 32, &[(0, 70), (90, 1)]) });
+    }
+}
+
+#[test]
+fn bidirectional_attention_matches_the_formula() {
+    let params = AttentionParams { heads: 4, kv_heads: 2, head_dim: 24, scale: 0.2, window: None };
+    let mut random = Seeded::new(3);
+    let segments = [0..1, 1..40, 40..104, 104..137];
+    let q = random_tensor(137, 4 * 24, &mut random);
+    let k = random_tensor(137, 2 * 24, &mut random);
+    let v = random_tensor(137, 2 * 24, &mut random);
+    let mut expected = Vec::new();
+    for segment in &segments {
+        for row in segment.clone() {
+            for head in 0..4 {
+                let shared = head / 2 * 24;
+                let keys: Vec<&[f32]> = segment.clone().map(|p| &k.row(p)[shared..][..24]).collect();
+                let values: Vec<&[f32]> = segment.clone().map(|p| &v.row(p)[shared..][..24]).collect();
+                expected.extend(exact(&q.row(row)[head * 24..][..24], &keys, &values, 0.2));
+            }
+        }
+    }
+    for_each_isa(|isa| {
+        let mut out = Tensor::default();
+        bidirectional(isa, &WorkerPool::new(2), [&q, &k, &v], &segments, &params, &mut out);
+        assert!(relative_error(out.values(), &expected) < 1e-5, "{isa}");
+    });
+}

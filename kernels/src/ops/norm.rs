@@ -1,0 +1,92 @@
+//! RMS norm (Zhang and Sennrich 2019) and layer norm (Ba et al. 2016).
+
+use crate::simd::{LANES, Simd, per_isa, sum};
+
+per_isa!(
+    /// Each group of `weight.len()` values: x / √(mean(x²) + eps) · weight
+    pub fn rms_norm = rms_norm_body(values: &mut [f32], weight: &[f32], eps: f32)
+);
+
+#[inline(always)]
+fn rms_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], eps: f32) {
+    for group in values.chunks_exact_mut(weight.len()) {
+        let mean = sum_of(group, |x, total| x.mul_add(x, total)) / weight.len() as f32;
+        let factor = 1.0 / (mean + eps).sqrt();
+        for (value, gain) in group.iter_mut().zip(weight) {
+            *value = *value * factor * gain;
+        }
+    }
+}
+
+per_isa!(
+    /// Each group of `weight.len()` values: (x - mean) / √(variance + eps) · weight + bias
+    pub fn layer_norm = layer_norm_body(values: &mut [f32], weight: &[f32], bias: &[f32], eps: f32)
+);
+
+#[inline(always)]
+fn layer_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    for group in values.chunks_exact_mut(weight.len()) {
+        let count = weight.len() as f32;
+        // Two passes: one-pass variance cancels when |mean| >> std.
+        let mean = sum_of(group, |x, total| x + total) / count;
+        let variance = sum_of(group, |x, total| (x - mean).mul_add(x - mean, total)) / count;
+        let factor = 1.0 / (variance + eps).sqrt();
+        for ((value, gain), bias) in group.iter_mut().zip(weight).zip(bias) {
+            *value = ((*value - mean) * factor).mul_add(*gain, *bias);
+        }
+    }
+}
+
+/// Folds `add(value, total)` over the values in a fixed order: 16 running totals, then a tree.
+#[inline(always)]
+fn sum_of(values: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut totals = [0.0; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            totals[i] = add(chunk[i], totals[i]);
+        }
+    }
+    for (total, &value) in totals.iter_mut().zip(rest) {
+        *total = add(value, *total);
+    }
+    sum(totals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Seeded, for_each_isa, relative_error};
+
+    #[test]
+    fn norms_match_their_formulas_in_f64() {
+        for length in [1, 15, 16, 17, 64, 576] {
+            let mut random = Seeded::new(length as u64);
+            let (mut x, mut weight, mut bias) = (vec![0.0; 3 * length], vec![0.0; length], vec![0.0; length]);
+            random.fill(&mut x, 99.0, 101.0);
+            random.fill(&mut weight, -2.0, 2.0);
+            random.fill(&mut bias, -1.0, 1.0);
+            let (mut rms, mut layer) = (Vec::new(), Vec::new());
+            for group in x.chunks_exact(length) {
+                let count = length as f64;
+                let squares: f64 = group.iter().map(|&x| f64::from(x).powi(2)).sum();
+                let mean: f64 = group.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+                let variance: f64 = group.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+                for i in 0..length {
+                    let (x, w, b) = (f64::from(group[i]), f64::from(weight[i]), f64::from(bias[i]));
+                    rms.push((x / (squares / count + 1e-5).sqrt() * w) as f32);
+                    layer.push(((x - mean) / (variance + 1e-5).sqrt() * w + b) as f32);
+                }
+            }
+            for_each_isa(|isa| {
+                let mut found = x.clone();
+                rms_norm(isa, &mut found, &weight, 1e-5);
+                assert!(relative_error(&found, &rms) < 1e-6, "rms_norm of {length} on {isa}");
+                let mut found = x.clone();
+                layer_norm(isa, &mut found, &weight, &bias, 1e-5);
+                // The mean, near 100, is known to f32 precision only.
+                assert!(relative_error(&found, &layer) < 1e-4, "layer_norm of {length} on {isa}");
+            });
+        }
+    }
+}
