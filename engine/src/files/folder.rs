@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use kernels::Mapping;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{TensorEntry, WeightTensor, bad_file, io_error, safetensors};
@@ -17,6 +18,8 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Most bytes of a JSON file; indexes of the largest models take 10 MB.
 const JSON_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes of a JSON file of which only chosen fields are kept; large vocabularies take 35 MB.
+const PARTIAL_JSON_BYTES_MAX: u64 = 64 << 20;
 const SHARDS_MAX: usize = 4096;
 
 /// An opened folder.
@@ -42,7 +45,7 @@ impl Folder {
     /// Opens the safetensors files of a folder; `None` when it has none.
     pub fn open(path: &Path) -> Result<Option<Folder>, EngineError> {
         let mut folder = Folder::empty(path)?;
-        if let Some(index) = read_json::<Index>(&path.join(INDEX))? {
+        if let Some(index) = read_json::<Index>(&path.join(INDEX), JSON_BYTES_MAX)? {
             folder.add_shards(&index)?;
         } else if path.join(WEIGHTS).is_file() {
             folder.add_file(Mapping::open(&path.join(WEIGHTS))?)?;
@@ -64,7 +67,7 @@ impl Folder {
     fn empty(path: &Path) -> Result<Folder, EngineError> {
         Ok(Folder {
             path: path.to_owned(),
-            config: read_json(&path.join("config.json"))?,
+            config: read_json(&path.join("config.json"), JSON_BYTES_MAX)?,
             files: Vec::new(),
             tensors: Vec::new(),
             by_name: HashMap::new(),
@@ -145,7 +148,12 @@ impl Folder {
     /// A JSON file beside the weights (`tokenizer_config.json`, `1_Pooling/config.json`); `None` when
     /// it does not exist.
     pub fn json(&self, name: &str) -> Result<Option<Value>, EngineError> {
-        read_json(&self.path.join(name))
+        read_json(&self.path.join(name), JSON_BYTES_MAX)
+    }
+
+    /// The fields of a JSON file that `T` has; `None` when it does not exist.
+    pub fn parse_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, EngineError> {
+        read_json(&self.path.join(name), PARTIAL_JSON_BYTES_MAX)
     }
 
     /// Every tensor, in file order.
@@ -170,16 +178,16 @@ impl Folder {
     }
 }
 
-/// Parses a JSON file of bounded size; `None` when it does not exist.
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, EngineError> {
+/// Parses a JSON file of at most `bytes_max`; `None` when it does not exist.
+fn read_json<T: DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T>, EngineError> {
     if !path.is_file() {
         return Ok(None);
     }
     let mut text = Vec::new();
     let file = File::open(path).map_err(|source| io_error(path, source))?;
-    file.take(JSON_BYTES_MAX + 1).read_to_end(&mut text).map_err(|source| io_error(path, source))?;
-    if text.len() as u64 > JSON_BYTES_MAX {
-        return Err(bad_file(path, format!("is longer than {JSON_BYTES_MAX} bytes")));
+    file.take(bytes_max + 1).read_to_end(&mut text).map_err(|source| io_error(path, source))?;
+    if text.len() as u64 > bytes_max {
+        return Err(bad_file(path, format!("is longer than the {bytes_max} bytes allowed")));
     }
     let value =
         serde_json::from_slice(&text).map_err(|error| bad_file(path, format!("bad JSON: {error}")))?;

@@ -66,7 +66,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, EngineError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let bad = |error: serde_json::Error| EngineError::BadFile { path: path.to_owned(), reason: error.to_string() };
+    let bad =
+        |error: serde_json::Error| EngineError::BadFile { path: path.to_owned(), reason: error.to_string() };
     serde_json::from_slice(&read(path)?).map(Some).map_err(bad)
 }
 

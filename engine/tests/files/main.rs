@@ -6,6 +6,7 @@
 mod corpus;
 mod draft;
 mod gguf;
+mod inspect;
 mod mutations;
 mod real;
 mod safetensors;

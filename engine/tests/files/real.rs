@@ -6,7 +6,7 @@ use engine::files::ModelFiles;
 use kernels::Format;
 
 /// A model of the test cache; prints why the test did not run when it is missing, and fails in CI.
-fn model(path: &str) -> Option<PathBuf> {
+pub fn model(path: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("JANUS_TEST_MODELS").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/janus-test-models"));
     let file = cache.or_else(home).unwrap_or_default().join(path);

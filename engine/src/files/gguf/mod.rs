@@ -72,6 +72,11 @@ impl Gguf {
         self.require("general.architecture")
     }
 
+    /// The value of `key`, for callers that look at its type first.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.directory.metadata.get(key)
+    }
+
     /// All keys and values, sorted by key.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.directory.metadata.iter().map(|(key, value)| (key.as_str(), value))

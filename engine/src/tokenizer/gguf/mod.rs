@@ -167,12 +167,7 @@ impl GgufVocabulary {
     }
 
     /// Frames texts with `first` and `last`.
-    fn frame(
-        &self,
-        inner: &mut Inner,
-        first: Option<u32>,
-        last: Option<u32>,
-    ) -> Result<(), EngineError> {
+    fn frame(&self, inner: &mut Inner, first: Option<u32>, last: Option<u32>) -> Result<(), EngineError> {
         let first = first.and_then(|id| Some((self.name(id)?, id)));
         let last = last.and_then(|id| Some((self.name(id)?, id)));
         if first.is_none() && last.is_none() {
@@ -208,5 +203,9 @@ impl GgufVocabulary {
 /// Names to ids; of a name that occurs twice the first id counts.
 fn ids_by_name<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, u32)> {
     let mut seen = HashSet::new();
-    (0u32..).zip(names).filter(|(_, name)| seen.insert(*name)).map(|(id, name)| (name.to_owned(), id)).collect()
+    (0u32..)
+        .zip(names)
+        .filter(|(_, name)| seen.insert(*name))
+        .map(|(id, name)| (name.to_owned(), id))
+        .collect()
 }

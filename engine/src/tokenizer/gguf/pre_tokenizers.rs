@@ -33,10 +33,7 @@ const fn row(names: &'static [&'static str], splits: &'static [&'static str]) ->
 }
 
 static PRE_TOKENIZERS: [PreTokenizer; 20] = [
-    row(
-        &["default", ""],
-        &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
-    ),
+    row(&["default", ""], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
     PreTokenizer {
         names: &[
             "llama3",
@@ -94,16 +91,7 @@ static PRE_TOKENIZERS: [PreTokenizer; 20] = [
         &[GPT2],
     ),
     row(
-        &[
-            "smollm",
-            "starcoder",
-            "refact",
-            "command-r",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
+        &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
         &[r"\p{N}", GPT2],
     ),
     PreTokenizer { names: &["tekken"], splits: &[TEKKEN], whole_words_first: true, adds_bos: true },
@@ -126,18 +114,9 @@ static PRE_TOKENIZERS: [PreTokenizer; 20] = [
             r"\p{N}+",
         ],
     ),
-    row(
-        &["deepseek-coder"],
-        &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"],
-    ),
-    row(
-        &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
-        &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3],
-    ),
-    row(
-        &["falcon"],
-        &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"],
-    ),
+    row(&["deepseek-coder"], &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"]),
+    row(&["deepseek-v3", "hunyuan-dense", "joyai-llm"], &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3]),
+    row(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"]),
     row(&["poro-chat", "bloom", "gpt3-finnish"], &[BLOOM]),
     row(&["viking"], &[BLOOM, r"\p{N}"]),
     row(&["bailingmoe", "bailingmoe2", "llada-moe"], &[BAILING]),

@@ -67,9 +67,7 @@ fn implied_merges(
     if vocabulary.scores.is_empty() {
         return Err(EngineError::Tokenizer("tokenizer.ggml.scores is missing".into()));
     }
-    let spelt = |id: &usize| {
-        matches!(vocabulary.token_type(*id), TokenType::Normal | TokenType::UserDefined)
-    };
+    let spelt = |id: &usize| matches!(vocabulary.token_type(*id), TokenType::Normal | TokenType::UserDefined);
     let ids: HashMap<&str, usize> =
         (0..names.len()).rev().filter(spelt).map(|id| (names[id].as_str(), id)).collect();
     let mut merges: Vec<(usize, usize, usize)> = Vec::new();

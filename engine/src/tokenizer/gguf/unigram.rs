@@ -19,10 +19,13 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     }
     let typed = (0..vocabulary.tokens.len()).find(|id| vocabulary.token_type(*id) == TokenType::Unknown);
     let unknown = vocabulary.unknown_token_id.map(|id| id as usize).or(typed);
-    let scored: Vec<(String, f64)> =
-        vocabulary.tokens.iter().cloned().zip(vocabulary.scores.iter().map(|score| f64::from(*score))).collect();
-    let byte_fallback =
-        (0..vocabulary.tokens.len()).any(|id| vocabulary.token_type(id) == TokenType::Byte);
+    let scored: Vec<(String, f64)> = vocabulary
+        .tokens
+        .iter()
+        .cloned()
+        .zip(vocabulary.scores.iter().map(|score| f64::from(*score)))
+        .collect();
+    let byte_fallback = (0..vocabulary.tokens.len()).any(|id| vocabulary.token_type(id) == TokenType::Byte);
     let mut inner = Inner::new(Unigram::from(scored, unknown, byte_fallback).map_err(failed)?);
     inner.with_normalizer(normalizer(vocabulary)?).map_err(failed)?;
     inner.with_pre_tokenizer(Some(pre_tokenizer(vocabulary)));

@@ -16,7 +16,8 @@ const WORD_CHARACTERS_MAX: usize = 100;
 
 pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     let names: Vec<String> = (0..vocabulary.tokens.len()).map(|id| name(vocabulary, id)).collect();
-    let unknown = vocabulary.unknown_token_id.and_then(|id| vocabulary.name(id)).unwrap_or("[UNK]").to_owned();
+    let unknown =
+        vocabulary.unknown_token_id.and_then(|id| vocabulary.name(id)).unwrap_or("[UNK]").to_owned();
     let ids = ids_by_name(names.iter().map(String::as_str));
     let model = WordPiece::builder()
         .vocab(ids.into_iter().collect::<ahash::AHashMap<_, _>>())
@@ -27,7 +28,9 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
         .map_err(failed)?;
     let mut inner = Inner::new(model);
     let lowercase = !is_cased(&names);
-    inner.with_normalizer(Some(BertNormalizer::new(true, true, Some(lowercase), lowercase))).map_err(failed)?;
+    inner
+        .with_normalizer(Some(BertNormalizer::new(true, true, Some(lowercase), lowercase)))
+        .map_err(failed)?;
     inner.with_pre_tokenizer(Some(BertPreTokenizer));
     inner.with_decoder(Some(WordPieceDecoder::new("##".to_owned(), true)));
     vocabulary.add_tokens(&mut inner)?;
