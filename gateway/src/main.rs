@@ -1,3 +1,5 @@
-//! The `janus` binary.
+//! The `janus` binary; everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gateway::cli::run()
+}

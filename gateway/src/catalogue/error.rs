@@ -9,7 +9,7 @@ pub enum CatalogueError {
         "no model is called `{name}`; `janus models` lists them: {known}. A file or folder of your own is served by its path"
     )]
     UnknownModel { name: String, known: String },
-    #[error("{name} is under the {licence} licence{}. {terms}. If you agree, add --accept-license",
+    #[error("{name} is under the {licence} licence{}. {terms}. If you agree: `janus pull {name} --accept-license`",
         if *.commercial { "" } else { ", which forbids commercial use" })]
     LicenceNotAccepted { name: String, licence: String, commercial: bool, terms: String },
     #[error("{file} could not be fetched from any source:{}\nA copy you have elsewhere is taken with `janus pull {model} --from PATH_OR_URL`",

@@ -21,7 +21,7 @@ pub mod store;
 
 use serde::Deserialize;
 
-pub use error::CatalogueError;
+pub use error::{CatalogueError, size};
 pub use pull::{PullOptions, pull};
 pub use store::{Installed, Store};
 

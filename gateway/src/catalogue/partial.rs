@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::error::size;
+use super::size;
 use super::{CatalogueError, FileEntry};
 
 const BUFFER_BYTES: usize = 256 * 1024;

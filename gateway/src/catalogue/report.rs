@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::error::size;
+use super::size;
 
 /// Told what happens; must not fail.
 pub trait Report: Sync {

@@ -13,9 +13,9 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use super::super::HubRepository;
-use super::super::error::size;
 use super::super::partial::Partial;
 use super::super::report::Report;
+use super::super::size;
 use super::SourceError;
 
 /// A host that does not answer within this is passed over.

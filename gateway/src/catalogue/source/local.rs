@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::super::error::size;
 use super::super::partial::Partial;
 use super::super::report::Report;
+use super::super::size;
 use super::super::{FileEntry, ModelEntry};
 use super::SourceError;
 

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use zip::ZipArchive;
 
-use super::super::error::size;
 use super::super::partial::Partial;
 use super::super::report::Report;
+use super::super::size;
 use super::super::{CatalogueError, PackagePart};
 use super::SourceError;
 use super::local::copy;

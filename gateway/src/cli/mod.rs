@@ -1,0 +1,50 @@
+//! The command line: arguments in, text and an exit code out.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`arguments`] | every command and flag, with its help |
+//! | [`models`] | `pull`, `models`, `rm` |
+//! | [`open`] | a model's name or path, to a loaded model |
+//! | [`output`] | standard output, colours |
+//!
+//! Results go to standard output, everything else (progress, notes, errors) to standard error.
+
+pub mod arguments;
+pub mod models;
+pub mod open;
+pub mod output;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config;
+use arguments::{Arguments, Command, ConfigCommand};
+use output::{Paint, print};
+
+/// The command worked.
+const DONE: u8 = 0;
+/// Something went wrong; standard error says what.
+const FAILED: u8 = 1;
+
+/// Runs the command of this process's arguments.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let code = dispatch(&arguments).unwrap_or_else(|error| {
+        let paint = Paint::new(std::io::stderr().is_terminal());
+        eprintln!("{} {error:#}", paint.red("error:"));
+        FAILED
+    });
+    ExitCode::from(code)
+}
+
+fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
+    let folder = arguments.models_dir.as_deref();
+    match &arguments.command {
+        Command::Pull(pull) => models::pull(pull, folder),
+        Command::Models { json } => models::list(*json, folder),
+        Command::Rm { name } => models::remove(name, folder),
+        Command::Config(ConfigCommand { print_default: _ }) => print(&config::print_default()),
+    }
+}
