@@ -11,14 +11,12 @@ mod environment;
 mod marks;
 mod sources;
 
-#[cfg(test)]
-mod tests;
-
 use std::time::SystemTime;
 
 use serde_json::{Map, Value as Json};
 
 use crate::EngineError;
+use crate::files::ModelFiles;
 use crate::tokenizer::Tokenizer;
 use marks::Marker;
 
@@ -96,6 +94,15 @@ impl ChatTemplate {
             tokens: tokens.collect(),
             marker: Marker::new(tokenizer.special_tokens(), source)?,
         })
+    }
+
+    /// The template an opened model comes with; `None` for one that has none (base models, encoders).
+    ///
+    /// # Errors
+    /// A template that is there but broken.
+    pub fn of_model(files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, EngineError> {
+        let sources = TemplateSources::of_model(files)?;
+        sources.default_source().map(|source| ChatTemplate::new(source, tokenizer)).transpose()
     }
 
     pub fn source(&self) -> &str {

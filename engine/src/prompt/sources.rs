@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use crate::EngineError;
+use crate::files::ModelFiles;
+use crate::files::gguf::Gguf;
 use crate::tokenizer::json::{read, read_json};
 
 /// The templates a model comes with. Most have one; some name more, for tool use or retrieval.
@@ -18,6 +20,13 @@ pub struct TemplateSources {
 const DEFAULT: &str = "default";
 
 impl TemplateSources {
+    pub fn of_model(files: &ModelFiles) -> Result<TemplateSources, EngineError> {
+        match files {
+            ModelFiles::Gguf(gguf) => TemplateSources::of_gguf(gguf),
+            ModelFiles::Folder(folder) => TemplateSources::from_folder(folder.path()),
+        }
+    }
+
     /// The templates in a model's folder: `chat_template.jinja`, else `chat_template.json`, else
     /// `chat_template` in `tokenizer_config.json`. None is no error: base models have none.
     ///
@@ -42,12 +51,18 @@ impl TemplateSources {
         Ok(TemplateSources::default())
     }
 
-    /// The templates of a GGUF file: `tokenizer.chat_template`, and each
-    /// `tokenizer.chat_template.NAME` as `(NAME, source)`.
-    pub fn from_gguf(template: Option<&str>, named: Vec<(String, String)>) -> TemplateSources {
-        let mut sources = template.map(|source| TemplateSources::one(source.to_owned())).unwrap_or_default();
-        sources.named.extend(named);
-        sources
+    /// `tokenizer.chat_template`, and each `tokenizer.chat_template.NAME`.
+    fn of_gguf(gguf: &Gguf) -> Result<TemplateSources, EngineError> {
+        let mut sources = TemplateSources::default();
+        for (key, _) in gguf.metadata() {
+            let Some(rest) = key.strip_prefix("tokenizer.chat_template") else { continue };
+            let name = if rest.is_empty() { DEFAULT } else { rest.trim_start_matches('.') };
+            // `tokenizer.chat_templates` lists the names.
+            if rest.is_empty() || rest.starts_with('.') {
+                sources.named.push((name.to_owned(), gguf.require::<&str>(key)?.to_owned()));
+            }
+        }
+        Ok(sources)
     }
 
     /// One template as text, or a list of `{"name": ..., "template": ...}`.

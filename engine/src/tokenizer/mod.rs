@@ -17,9 +17,6 @@ pub mod json;
 mod pieces;
 mod stream;
 
-#[cfg(test)]
-mod tests;
-
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 use tokenizers::{AddedVocabulary, Encoding, Model, PostProcessor, PreTokenizer, Token};
 

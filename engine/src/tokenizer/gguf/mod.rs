@@ -7,9 +7,10 @@
 //! | `t5` | SentencePiece unigram | [`unigram`] |
 //! | `bert` | WordPiece | [`word_piece`] |
 //!
-//! Keys and their meaning: the GGUF specification and llama.cpp's vocabulary loader.
+//! [`metadata`] reads them off a file. Keys and their meaning: the GGUF specification and llama.cpp's vocabulary loader.
 
 mod byte_level;
+mod metadata;
 mod pre_tokenizers;
 mod sentencepiece;
 mod unigram;

@@ -1,6 +1,7 @@
 //! `llama`: SentencePiece BPE. The file holds a score a token instead of merges; a merge is any two
 //! tokens whose concatenation is a third, the best-scored third first.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use tokenizers::Tokenizer as Inner;
@@ -58,8 +59,16 @@ fn unknown(vocabulary: &GgufVocabulary) -> Option<String> {
     vocabulary.tokens.get(id).cloned()
 }
 
-/// Pairs of tokens that make a third, best third first; of one third, the pair with the lower ids
-/// first. Tokens that text cannot spell (control, byte, unused) take no part.
+/// Ids of a token and of the two it is made of.
+struct Merge {
+    whole: usize,
+    left: usize,
+    right: usize,
+    left_characters: usize,
+}
+
+/// Pairs of tokens that make a third, best third first; of one third, the pair with the longer left
+/// part first, as `transformers` orders them. Tokens that text cannot spell (control, byte, unused) take no part.
 fn implied_merges(
     vocabulary: &GgufVocabulary,
     names: &[String],
@@ -70,29 +79,32 @@ fn implied_merges(
     let spelt = |id: &usize| matches!(vocabulary.token_type(*id), TokenType::Normal | TokenType::UserDefined);
     let ids: HashMap<&str, usize> =
         (0..names.len()).rev().filter(spelt).map(|id| (names[id].as_str(), id)).collect();
-    let mut merges: Vec<(usize, usize, usize)> = Vec::new();
+    let mut merges = Vec::new();
     for id in (0..names.len()).filter(spelt) {
         let whole = names[id].as_str();
-        for (cut, _) in whole.char_indices().skip(1) {
+        for (left_characters, (cut, _)) in whole.char_indices().enumerate().skip(1) {
             let (left, right) = whole.split_at(cut);
             if let (Some(&left), Some(&right)) = (ids.get(left), ids.get(right)) {
-                merges.push((id, left, right));
+                merges.push(Merge { whole: id, left, right, left_characters });
             }
         }
     }
     sort_best_first(vocabulary, &mut merges);
-    Ok(merges.into_iter().map(|(_, left, right)| (names[left].clone(), names[right].clone())).collect())
+    Ok(merges.into_iter().map(|merge| (names[merge.left].clone(), names[merge.right].clone())).collect())
 }
 
 /// By score, except in Gemma's files, whose scores do not follow the order the merges were learnt in:
 /// there the order of the tokens does.
-fn sort_best_first(vocabulary: &GgufVocabulary, merges: &mut [(usize, usize, usize)]) {
+fn sort_best_first(vocabulary: &GgufVocabulary, merges: &mut [Merge]) {
     if vocabulary.architecture.starts_with("gemma") {
-        merges.sort_by_key(|&(whole, left, right)| (whole, left, right));
+        merges.sort_by_key(|merge| (merge.whole, Reverse(merge.left_characters)));
         return;
     }
-    let score = |id: usize| vocabulary.scores[id];
-    merges.sort_by(|a, b| score(b.0).total_cmp(&score(a.0)).then_with(|| a.cmp(b)));
+    let score = |merge: &Merge| vocabulary.scores[merge.whole];
+    merges.sort_by(|a, b| {
+        let order = score(b).total_cmp(&score(a)).then(b.left_characters.cmp(&a.left_characters));
+        order.then(a.whole.cmp(&b.whole))
+    });
 }
 
 fn normalizer(space_prefix: bool) -> Result<Sequence, EngineError> {
