@@ -180,6 +180,11 @@ impl Device {
         }
     }
 
+    /// Splits `items` evenly over all threads.
+    pub(crate) fn on_all_threads(&self, items: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
+        self.pool.split(items, 1, work);
+    }
+
     /// Calls `work(index, row)` for every row, on all threads when there is enough of it.
     fn over_rows(&self, x: &mut Tensor, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         let (rows, columns) = (x.rows(), x.columns());

@@ -14,6 +14,7 @@
 //! | `matmul` | packed weights and the products with them |
 //! | `ops` | attention, norms, activations |
 //! | `simd` | one body, compiled for every instruction set |
+//! | [`roofline`] | this machine's limits |
 //! | [`device`] | every op, as a method |
 
 pub mod device;
@@ -25,6 +26,7 @@ mod matmul;
 pub mod ops;
 pub mod pool;
 pub mod quant;
+pub mod roofline;
 pub mod rope;
 mod simd;
 pub mod tensor;

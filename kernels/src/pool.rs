@@ -105,7 +105,7 @@ impl WorkerPool {
     /// ones may be empty).
     pub fn split(&self, items: usize, grain: usize, part: &(dyn Fn(std::ops::Range<usize>) + Sync)) {
         let threads = self.threads();
-        if items <= grain || threads == 1 {
+        if items == 0 || threads == 1 {
             return part(0..items);
         }
         self.run(&|thread| {

@@ -1,0 +1,127 @@
+//! This machine's limits, measured the way the kernels would hit them: reading memory once, and the
+//! int8 dot-product instruction with everything in registers.
+
+use std::time::Instant;
+
+use crate::{Device, Isa};
+
+/// Limits with all of a device's threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Roofline {
+    pub read_bytes_per_s: f64,
+    /// Multiplications and additions of int8 values.
+    pub int8_ops_per_s: f64,
+}
+
+/// Far more than any cache.
+const BUFFER_BYTES: usize = 512 << 20;
+/// Best of this many: other tenants of the machine only ever take away.
+const RUNS: usize = 5;
+const STEPS: usize = 4_000_000;
+
+/// Takes about a second.
+pub fn measure(device: &Device) -> Roofline {
+    let buffer = vec![1_u64; BUFFER_BYTES / 8];
+    let read = best(|| {
+        device.on_all_threads(buffer.len(), &|range| {
+            std::hint::black_box(sum(device.isa(), &buffer[range]));
+        })
+    });
+    let mut ops = 0;
+    let seconds = best(|| {
+        device.on_all_threads(device.threads(), &|_| {
+            std::hint::black_box(dot_steps(device.isa(), STEPS));
+        });
+        ops = 2 * STEPS * ops_per_step(device.isa()) * device.threads();
+    });
+    Roofline { read_bytes_per_s: BUFFER_BYTES as f64 / read, int8_ops_per_s: ops as f64 / seconds }
+}
+
+fn best(mut work: impl FnMut()) -> f64 {
+    let times = (0..RUNS).map(|_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    });
+    times.fold(f64::INFINITY, f64::min)
+}
+
+crate::simd::per_isa!(fn sum = sum_body(values: &[u64]) -> u64);
+
+#[inline(always)]
+fn sum_body<S: crate::simd::Simd>(values: &[u64]) -> u64 {
+    let (chunks, rest) = values.as_chunks::<32>();
+    let mut totals = [0_u64; 32];
+    for chunk in chunks {
+        for (total, value) in totals.iter_mut().zip(chunk) {
+            *total = total.wrapping_add(*value);
+        }
+    }
+    totals.iter().chain(rest).fold(0, |sum, value| sum.wrapping_add(*value))
+}
+
+/// Multiply-adds in one step of [`dot_steps`].
+fn ops_per_step(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512Vnni => 8 * 64,
+        Isa::Avx2 => 8 * 32,
+        Isa::Scalar => 8,
+    }
+}
+
+fn dot_steps(isa: Isa, steps: usize) -> i32 {
+    match isa {
+        // SAFETY: a device's instruction set was checked against this machine.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86::vnni_steps(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::maddubs_steps(steps) },
+        _ => scalar_steps(steps),
+    }
+}
+
+fn scalar_steps(steps: usize) -> i32 {
+    let mut sums = [0_i32; 8];
+    for step in 0..steps {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum = sum.wrapping_add(i32::from(std::hint::black_box(step as i8)) * lane as i32);
+        }
+    }
+    sums.iter().fold(0, |sum, value| sum.wrapping_add(*value))
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    /// Eight independent `vpdpbusd` a step: more than latency times throughput anywhere.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub fn vnni_steps(steps: usize) -> i32 {
+        let (a, b) = (_mm512_set1_epi8(3), _mm512_set1_epi8(std::hint::black_box(5)));
+        let mut sums = [_mm512_setzero_si512(); 8];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, a, b);
+            }
+        }
+        sums.into_iter().fold(0, |total, sum| total ^ _mm512_reduce_add_epi32(sum))
+    }
+
+    /// Eight `vpmaddubsw`, each widened by `vpmaddwd` and added, a step.
+    #[target_feature(enable = "avx2")]
+    pub fn maddubs_steps(steps: usize) -> i32 {
+        let ones = _mm256_set1_epi16(1);
+        let mut a = [_mm256_set1_epi8(std::hint::black_box(3)); 8];
+        let b = _mm256_set1_epi8(std::hint::black_box(5));
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for _ in 0..steps {
+            for (sum, a) in sums.iter_mut().zip(&mut a) {
+                // The input changes, or the product would be computed once.
+                *a = _mm256_add_epi8(*a, b);
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_maddubs_epi16(*a, b), ones));
+            }
+        }
+        sums.into_iter().fold(0, |total, sum| total ^ _mm256_extract_epi32::<0>(sum))
+    }
+}
