@@ -7,6 +7,7 @@ mod corpus;
 mod draft;
 mod gguf;
 mod inspect;
+mod invariants;
 mod mutations;
 mod real;
 mod safetensors;
