@@ -23,7 +23,7 @@ impl Mapping {
     pub fn open(path: &Path) -> Result<Mapping, KernelError> {
         let failed = |source| KernelError::Map { path: path.display().to_string(), source };
         let file = File::open(path).map_err(failed)?;
-        // SAFETY: the map is private and read-only. Another process that truncates the file while it
+        // SAFETY: the map is read-only. Another process that truncates the file while it
         // is mapped raises SIGBUS, as in every program that maps its inputs; the model store only
         // ever replaces files by rename, which leaves the mapped inode whole.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
@@ -54,6 +54,28 @@ impl Deref for Mapping {
 pub struct MappedBytes {
     mapping: Mapping,
     range: Range<usize>,
+}
+
+impl MappedBytes {
+    /// Tells the system that these bytes are not needed for now, so that weights which were packed do not
+    /// stay resident twice. They can still be read; the file is then asked again.
+    pub fn release(&self) {
+        let page = 4096;
+        let start = self.range.start.next_multiple_of(page);
+        let end = self.range.end / page * page;
+        if start < end {
+            // Advice: a failure changes nothing but memory use.
+            // SAFETY: a shared, read-only file map has no private changes that could be dropped; a later
+            // read faults the same bytes in again.
+            let _ = unsafe {
+                self.mapping.inner.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    start,
+                    end - start,
+                )
+            };
+        }
+    }
 }
 
 impl Deref for MappedBytes {

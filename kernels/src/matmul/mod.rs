@@ -36,6 +36,9 @@ const PANELS_TOGETHER: usize = 4;
 /// Most columns any kernel takes.
 const WIDTH_MAX: usize = 12;
 
+/// Most layers that read one input together (q, k and v).
+const LAYERS_MAX: usize = 4;
+
 /// A kernel that may use instructions of one set.
 type UnsafePanelKernel = unsafe fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]]);
 
@@ -199,12 +202,14 @@ pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: &Tensor, layers: &mut [(&Li
     if x.rows() == 0 {
         return;
     }
-    let jobs: Vec<Job<'_>> = layers
-        .iter_mut()
-        .map(|(layer, out)| Job { layer, out: SendPtr(out.values_mut().as_mut_ptr()) })
-        .collect();
+    assert!(layers.len() <= LAYERS_MAX, "{} layers in one call", layers.len());
+    // On the stack: a step allocates nothing.
+    let mut jobs: [Option<Job<'_>>; LAYERS_MAX] = [const { None }; LAYERS_MAX];
+    for (job, (layer, out)) in jobs.iter_mut().zip(layers) {
+        *job = Some(Job { layer, out: SendPtr(out.values_mut().as_mut_ptr()) });
+    }
     QUANTIZED.with_borrow_mut(|quantized| {
-        if jobs.iter().any(|job| matches!(job.layer.kind, Kind::Quantized(_))) {
+        if jobs.iter().flatten().any(|job| matches!(job.layer.kind, Kind::Quantized(_))) {
             quantized.fill(x.values(), x.columns(), widths(isa), pool);
         }
         let quantized = &*quantized;
@@ -236,16 +241,16 @@ struct Job<'a> {
 
 /// Cuts all panels of all jobs into equal amounts of bytes and calls `work` for the thread's part.
 fn for_each_share(
-    jobs: &[Job<'_>],
+    jobs: &[Option<Job<'_>>],
     thread: usize,
     threads: usize,
     work: impl Fn(&Job<'_>, std::ops::Range<usize>),
 ) {
     let cost = |job: &Job<'_>| job.layer.code_bytes + job.layer.scale_bytes;
-    let total: usize = jobs.iter().map(|job| job.layer.panels() * cost(job)).sum();
+    let total: usize = jobs.iter().flatten().map(|job| job.layer.panels() * cost(job)).sum();
     let (from, to) = (total * thread / threads, total * (thread + 1) / threads);
     let mut start = 0;
-    for job in jobs {
+    for job in jobs.iter().flatten() {
         // A panel belongs to the thread in whose share it begins.
         let cut = |at: usize| at.saturating_sub(start).div_ceil(cost(job).max(1)).min(job.layer.panels());
         let range = cut(from)..cut(to);

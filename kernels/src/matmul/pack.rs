@@ -36,35 +36,50 @@ pub fn pack_panel(format: Format, packing: Packing, rows: &[&[u8]], codes: &mut 
     }
 }
 
-/// Writes one row's 32 codes of block `block`.
-fn put_codes(packing: Packing, panel: &mut [u8], block: usize, row: usize, codes: &[u8]) {
+/// Bits beside the nibble, and bytes a block.
+fn code_shape(packing: Packing) -> (u32, usize) {
     use Packing::*;
-    let high_bits = match packing {
-        ByteDirect => {
-            for (k, &code) in codes.iter().enumerate() {
-                panel[block * 512 + k / 4 * 64 + row * 4 + k % 4] = code;
-            }
-            return;
-        }
-        Five16Direct | FiveDirectMinimum | FiveSuperMinimum => 1,
-        SixSuperHalves => 2,
+    match packing {
+        ByteDirect => (4, 512),
+        Five16Direct | FiveDirectMinimum | FiveSuperMinimum => (1, 320),
+        SixSuperHalves => (2, 384),
         Four8Direct
         | FourDirectMinimum
         | FourSuperMinimum
         | FourSuperHalvesMinimum
         | NonLinearDirect
         | NonLinearSuper
-        | FloatExponent => 0,
+        | FloatExponent => (0, 256),
+    }
+}
+
+/// Writes one row's 32 codes of block `block`, four of a group at a time.
+fn put_codes(packing: Packing, panel: &mut [u8], block: usize, row: usize, codes: &[u8]) {
+    let (high_bits, bytes) = code_shape(packing);
+    let panel = &mut panel[block * bytes..][..bytes];
+    let mut put = |run: usize, word: u32| {
+        panel[run * 64 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
     };
-    let panel = &mut panel[block * (256 + 64 * high_bits)..][..256 + 64 * high_bits];
-    for (k, &code) in codes.iter().enumerate() {
-        let (group, lane) = (k / 4, row * 4 + k % 4);
-        panel[group / 2 * 64 + lane] |= (code & 0x0F) << (4 * (group % 2));
-        match high_bits {
-            1 => panel[256 + lane] |= (code >> 4) << group,
-            2 => panel[256 + group / 4 * 64 + lane] |= (code >> 4) << (2 * (group % 4)),
-            _ => {}
+    let groups: [u32; 8] = std::array::from_fn(|group| {
+        let code = |j: usize| u32::from(codes[group * 4 + j]);
+        code(0) | code(1) << 8 | code(2) << 16 | code(3) << 24
+    });
+    if high_bits == 4 {
+        return groups.into_iter().enumerate().for_each(|(group, word)| put(group, word));
+    }
+    for z in 0..4 {
+        put(z, groups[2 * z] & 0x0F0F_0F0F | (groups[2 * z + 1] & 0x0F0F_0F0F) << 4);
+    }
+    let high = |group: usize, mask: u32| groups[group] >> 4 & mask;
+    match high_bits {
+        1 => put(4, (0..8).fold(0, |word, group| word | high(group, 0x0101_0101) << group)),
+        2 => {
+            for half in 0..2 {
+                let word = (0..4).fold(0, |word, g| word | high(half * 4 + g, 0x0303_0303) << (2 * g));
+                put(4 + half, word);
+            }
         }
+        _ => {}
     }
 }
 
@@ -148,8 +163,10 @@ fn take_apart(format: Format, block: &[u8], raw: &mut RawBlock) {
             for (chunk, bytes) in block[48..176].chunks_exact(32).enumerate() {
                 nibbles(bytes, &mut raw.codes[chunk * 64..]);
             }
-            for (i, code) in raw.codes.iter_mut().enumerate() {
-                *code |= (block[16 + i % 32] >> (i / 32) & 1) << 4;
+            for (run, codes) in raw.codes.chunks_exact_mut(32).enumerate() {
+                for (code, bits) in codes.iter_mut().zip(&block[16..48]) {
+                    *code |= (bits >> run & 1) << 4;
+                }
             }
         }
         Format::Q6_K => take_apart_q6_k(block, raw),
@@ -165,12 +182,17 @@ fn take_apart_q6_k(block: &[u8], raw: &mut RawBlock) {
     for (i, scale) in raw.sub_scales.iter_mut().enumerate() {
         *scale = block[192 + i] as i8;
     }
-    for (i, code) in raw.codes.iter_mut().enumerate() {
-        // Halves of 128; in each, four runs of 32 share 64 bytes of nibbles and 32 of bit pairs.
-        let (half, run, lane) = (i / 128, i % 128 / 32, i % 32);
-        let low = block[half * 64 + run % 2 * 32 + lane] >> (run / 2 * 4) & 0x0F;
-        let high = block[128 + half * 32 + lane] >> (run * 2) & 3;
-        *code = low | high << 4;
+    // Halves of 128; in each, four runs of 32 share 64 bytes of nibbles and 32 of bit pairs.
+    for half in 0..2 {
+        let low = &block[half * 64..][..64];
+        let high = &block[128 + half * 32..][..32];
+        let codes = &mut raw.codes[half * 128..][..128];
+        for (run, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let low = &low[run % 2 * 32..][..32];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                *code = low >> (run / 2 * 4) & 0x0F | (high >> (run * 2) & 3) << 4;
+            }
+        }
     }
 }
 
@@ -194,9 +216,9 @@ fn take_apart_q3_k(block: &[u8], raw: &mut RawBlock) {
 fn take_apart_q2_k(block: &[u8], raw: &mut RawBlock) {
     raw.scale = u16::from_le_bytes([block[80], block[81]]);
     raw.minimum = negative(u16::from_le_bytes([block[82], block[83]]));
-    for i in 0..16 {
-        raw.sub_scales[i] = (block[i] & 0x0F) as i8;
-        raw.sub_minima[i] = (block[i] >> 4) as i8;
+    for (i, both) in block[..16].iter().enumerate() {
+        raw.sub_scales[i] = (both & 0x0F) as i8;
+        raw.sub_minima[i] = (both >> 4) as i8;
     }
     for (i, code) in raw.codes.iter_mut().enumerate() {
         *code = block[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;

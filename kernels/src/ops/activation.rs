@@ -59,7 +59,7 @@ fn gelu_tanh(x: Lanes) -> Lanes {
 #[inline(always)]
 fn gelu_erf(x: Lanes) -> Lanes {
     let mut square = x;
-    square.iter_mut().for_each(|value| *value *= -0.5 * *value);
+    square.iter_mut().for_each(|value| *value = -0.5 * (*value * *value));
     let e = exp(square);
     let mut result = x;
     for i in 0..LANES {
