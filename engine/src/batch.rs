@@ -19,9 +19,25 @@ pub struct Batch {
 pub trait Decoder: Send {
     fn kv_layout(&self) -> KvLayout;
     fn vocabulary(&self) -> usize;
+    /// What its matrices weigh; zeros where nobody measures.
+    fn weight_counts(&self) -> WeightCounts {
+        WeightCounts::default()
+    }
     /// Runs one step: writes this step's keys and values into `kv` and leaves one row of logits for
     /// each of `batch.logit_rows` in `logits` (`logit_rows.len()` x vocabulary).
     fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor);
+}
+
+/// How much a decoder's matrices weigh, for measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightCounts {
+    /// Packed bytes of all layers.
+    pub layer_bytes: usize,
+    /// Weights of all layers: multiply-adds a token.
+    pub layer_weights: usize,
+    /// The same of the output projection.
+    pub output_bytes: usize,
+    pub output_weights: usize,
 }
 
 /// A text encoder that makes one vector a sequence.

@@ -6,6 +6,7 @@
 //! [`Request`] and reads [`Event`]s.
 
 pub mod batch;
+pub mod bench;
 pub mod error;
 pub mod files;
 pub mod handle;

@@ -113,7 +113,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`EngineError::Template`] with the template's own words where it refuses the messages.
-    pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<PromptText, EngineError> {
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        options: &RenderOptions,
+    ) -> Result<PromptText, EngineError> {
         let mut messages = messages.to_vec();
         for message in &mut messages {
             complete_reasoning(message)?;

@@ -13,7 +13,7 @@ use kernels::{
 };
 
 use crate::EngineError;
-use crate::batch::{Batch, Decoder};
+use crate::batch::{Batch, Decoder, WeightCounts};
 use crate::model::Network;
 use crate::models::config::Hyperparameters;
 use crate::models::registry::Parts;
@@ -231,6 +231,23 @@ impl Decoder for DecoderStack {
 
     fn vocabulary(&self) -> usize {
         self.output.outputs()
+    }
+
+    fn weight_counts(&self) -> WeightCounts {
+        let weights = |linear: &Linear| linear.inputs() * linear.outputs();
+        let mut counts = WeightCounts {
+            output_bytes: self.output.bytes(),
+            output_weights: weights(&self.output),
+            ..WeightCounts::default()
+        };
+        for layer in &self.layers {
+            let Layer { query, key, value, output, gate, up, down, .. } = layer;
+            for linear in [query, key, value, output, gate, up, down] {
+                counts.layer_bytes += linear.bytes();
+                counts.layer_weights += weights(linear);
+            }
+        }
+        counts
     }
 
     fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {

@@ -75,6 +75,8 @@ impl<'a> Weights<'a> {
         let tensor = self.shaped(&format!("{name}.weight"), &[rows, inputs])?;
         let bias = self.bias(name, rows)?.map(|bias| Vector::new(bias[start..][..outputs].to_vec()));
         let linear = self.device.pack(self.view(&tensor)?.slice_rows(start, outputs), bias)?;
+        // The packed copy serves from now on.
+        tensor.bytes.release();
         self.advance(tensor.bytes.len() / rows * outputs);
         Ok(linear)
     }

@@ -50,7 +50,9 @@ pub(super) fn format(now: SystemTime, format: &str) -> String {
         let Some(code) = code else { break };
         match field(&date, code) {
             Some(text) if padded => out.push_str(&text),
-            Some(text) => out.push_str(Some(text.trim_start_matches('0')).filter(|t| !t.is_empty()).unwrap_or("0")),
+            Some(text) => {
+                out.push_str(Some(text.trim_start_matches('0')).filter(|t| !t.is_empty()).unwrap_or("0"))
+            }
             None => out.extend(['%', code]),
         }
     }

@@ -32,7 +32,10 @@ pub(super) struct Context<'a> {
 
 pub(super) fn compile(source: &str) -> Result<Environment<'static>, EngineError> {
     if source.len() > SOURCE_BYTES_MAX {
-        return Err(EngineError::Template(format!("{} bytes of template; at most 1 MiB is read", source.len())));
+        return Err(EngineError::Template(format!(
+            "{} bytes of template; at most 1 MiB is read",
+            source.len()
+        )));
     }
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(message_of)?;
@@ -161,18 +164,27 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 /// Python's methods: those `minijinja-contrib` has, and the few more that templates use.
-fn python_method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+fn python_method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     if let (Some(text), ValueKind::String) = (value.as_str(), value.kind()) {
         let first = args.first().and_then(Value::as_str);
         match (method, first) {
             ("removeprefix", Some(part)) => return Ok(text.strip_prefix(part).unwrap_or(text).into()),
             ("removesuffix", Some(part)) => return Ok(text.strip_suffix(part).unwrap_or(text).into()),
-            ("partition", Some(part)) if !part.is_empty() => return Ok(parts(text.split_once(part), part, [text, "", ""])),
+            ("partition", Some(part)) if !part.is_empty() => {
+                return Ok(parts(text.split_once(part), part, [text, "", ""]));
+            }
             ("rpartition", Some(part)) if !part.is_empty() => {
                 return Ok(parts(text.rsplit_once(part), part, ["", "", text]));
             }
             ("rsplit", Some(part)) if !part.is_empty() => return Ok(rsplit(text, part, args.get(1))),
-            ("isspace", None) => return Ok((!text.is_empty() && text.chars().all(char::is_whitespace)).into()),
+            ("isspace", None) => {
+                return Ok((!text.is_empty() && text.chars().all(char::is_whitespace)).into());
+            }
             _ => {}
         }
     }

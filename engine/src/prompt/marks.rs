@@ -93,7 +93,12 @@ impl Marker {
         let specials = if special_tokens.is_empty() {
             None
         } else {
-            Some(AhoCorasick::builder().match_kind(MatchKind::Standard).build(special_tokens).map_err(failed)?)
+            Some(
+                AhoCorasick::builder()
+                    .match_kind(MatchKind::Standard)
+                    .build(special_tokens)
+                    .map_err(failed)?,
+            )
         };
         let (mut prefixes, mut suffixes) = (HashSet::new(), HashSet::new());
         for token in special_tokens {

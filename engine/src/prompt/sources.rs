@@ -70,9 +70,8 @@ impl TemplateSources {
         if let Some(source) = value.as_str() {
             return TemplateSources::one(source.to_owned());
         }
-        let entry = |entry: &Json| {
-            Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()))
-        };
+        let entry =
+            |entry: &Json| Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()));
         TemplateSources { named: value.as_array().into_iter().flatten().filter_map(entry).collect() }
     }
 

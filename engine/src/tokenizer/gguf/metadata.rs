@@ -13,8 +13,9 @@ impl Tokenizer {
     /// What is missing or wrong, and in which file.
     pub fn of_model(files: &ModelFiles) -> Result<Tokenizer, EngineError> {
         match files {
-            ModelFiles::Gguf(gguf) => Tokenizer::from_gguf(&GgufVocabulary::of_file(gguf)?)
-                .map_err(|error| bad_file(gguf, &error)),
+            ModelFiles::Gguf(gguf) => {
+                Tokenizer::from_gguf(&GgufVocabulary::of_file(gguf)?).map_err(|error| bad_file(gguf, &error))
+            }
             ModelFiles::Folder(folder) => match folder.sibling("tokenizer.json") {
                 Some(path) => Tokenizer::from_file(&path),
                 None => Err(EngineError::BadFile {
@@ -38,7 +39,8 @@ impl GgufVocabulary {
     pub fn of_file(gguf: &Gguf) -> Result<GgufVocabulary, EngineError> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| gguf.get::<u32>(&key(name));
-        let texts = |list: Option<Vec<&str>>| list.unwrap_or_default().into_iter().map(str::to_owned).collect();
+        let texts =
+            |list: Option<Vec<&str>>| list.unwrap_or_default().into_iter().map(str::to_owned).collect();
         let ends = [id("eot_token_id")?, id("eom_token_id")?];
         Ok(GgufVocabulary {
             architecture: gguf.architecture()?.to_owned(),
