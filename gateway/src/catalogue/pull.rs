@@ -71,6 +71,9 @@ fn check_licence(model: &ModelEntry, accepted: bool) -> Result<(), CatalogueErro
     })
 }
 
+/// Smaller files are fetched without a word.
+pub const NOTED_BYTES: u64 = 1_000_000;
+
 /// One place to try.
 #[derive(Clone)]
 enum Source {
@@ -110,12 +113,15 @@ impl Sources {
         file: &FileEntry,
         report: &dyn Report,
     ) -> Result<(), CatalogueError> {
-        let mut attempts = Vec::new();
-        for source in self.order.clone() {
+        let (order, mut attempts) = (self.order.clone(), Vec::new());
+        let tried = order.len();
+        for source in order {
             let label = source.label(model, file);
             let why = match self.fetch_from(&source, target, model, file, report) {
                 Ok(()) => {
-                    report.note(&format!("{}/{} from {label}", model.name, file.path));
+                    if file.bytes >= NOTED_BYTES {
+                        report.note(&format!("{} came from {label}", file.path));
+                    }
                     return Ok(());
                 }
                 Err(SourceError::Here(error)) => return Err(error),
@@ -125,8 +131,10 @@ impl Sources {
                 }
                 Err(SourceError::Refused(why)) => why,
             };
-            report.note(&format!("{label} {why}; trying the next source"));
             attempts.push(format!("{label}: {why}"));
+            if attempts.len() < tried {
+                report.note(&format!("{label}: {why}; trying the next source"));
+            }
         }
         Err(CatalogueError::NoSource { model: model.name.clone(), file: file.path.clone(), attempts })
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::pull::NOTED_BYTES;
 use super::size;
 
 /// Told what happens; must not fail.
@@ -87,7 +88,9 @@ impl Report for Lines {
     }
 
     fn start(&self, label: &str, total: u64, _at: u64) {
-        eprintln!("{label} ({})", size(total));
+        if total >= NOTED_BYTES {
+            eprintln!("{label} ({})", size(total));
+        }
         let line = Line { label: label.to_owned(), total, last: Instant::now() };
         *self.current.lock().expect("no reporter panics") = Some(line);
     }

@@ -148,6 +148,10 @@ fn unreachable(error: &ureq::Error) -> SourceError {
     let why = match error {
         ureq::Error::HostNotFound => "its address is not known here".to_owned(),
         ureq::Error::Timeout(_) => "does not answer".to_owned(),
+        // What the system's resolver says when there is no network or no such host.
+        ureq::Error::Io(error) if error.to_string().contains("lookup address") => {
+            "its address is not known here".to_owned()
+        }
         ureq::Error::Io(error) => error.to_string(),
         other => other.to_string(),
     };
