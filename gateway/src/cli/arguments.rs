@@ -9,12 +9,14 @@ Janus serves language models and embeddings over the OpenAI API, from this machi
 
 const EXAMPLES: &str = "\
 Examples:
+  janus chat                           talk to what is served
   janus models                         models known by name, and which are installed
+  janus inspect ./my-model.gguf        what a model file holds
 
 Exit codes:
   0  done
   1  failed; standard error says why and what to do
-  2  wrong usage";
+  2  wrong usage, or (inspect) a damaged model file";
 
 #[derive(Parser)]
 #[command(name = "janus", version, about = ABOUT, after_help = EXAMPLES, disable_help_subcommand = true)]
@@ -28,6 +30,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Chat in the terminal, with a running server or without one
+    Chat(ChatArguments),
     /// Fetch a model by name
     Pull(PullArguments),
     /// List models known by name, and which are installed
@@ -41,8 +45,56 @@ pub enum Command {
         /// Its name, as `janus models` lists it
         name: String,
     },
+    /// Show what a model file holds; exit code 2 when it is damaged
+    Inspect {
+        /// A GGUF file, a safetensors file, or a folder with config.json
+        path: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the configuration
     Config(ConfigCommand),
+}
+
+const CHAT_EXAMPLES: &str = "\
+Without --url it talks to the server on 127.0.0.1:8080 if there is one, and else loads the model itself.
+
+Examples:
+  janus chat
+  janus chat --model ./my-model.gguf
+  janus chat --url http://gpu-box:8080 --model my-model
+  echo 'What is the capital of France?' | janus chat
+
+While chatting:
+  /system TEXT   set the system message and begin anew
+  /reset         begin anew
+  /exit          leave (so does Ctrl-D)";
+
+#[derive(Args)]
+#[command(after_help = CHAT_EXAMPLES)]
+pub struct ChatArguments {
+    /// A name the server knows; without a server also a GGUF file or model folder
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Base address of a server that speaks the OpenAI API
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Key for that server
+    #[arg(long, value_name = "KEY", env = "JANUS_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// 0 always takes the likeliest token
+    #[arg(long, value_name = "0-2", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    pub max_tokens: usize,
+    /// Threads that compute, without a server [default: one a core]
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
 }
 
 const PULL_EXAMPLES: &str = "\
@@ -103,6 +155,7 @@ mod tests {
         check("pull name --accept-licence", true);
         check("config", false);
         check("config --print-default", true);
+        check("inspect", false);
         check("nonsense", false);
     }
 }

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | [`arguments`] | every command and flag, with its help |
 //! | [`models`] | `pull`, `models`, `rm` |
+//! | [`inspect`] | `inspect` |
 //! | [`open`] | a model's name or path, to a loaded model |
+//! | [`chat`] | `chat` with a server or an engine of its own |
 //! | [`output`] | standard output, colours |
 //!
 //! Results go to standard output, everything else (progress, notes, errors) to standard error.
 
 pub mod arguments;
+pub mod chat;
+pub mod inspect;
 pub mod models;
 pub mod open;
 pub mod output;
@@ -27,6 +31,8 @@ use output::{Paint, print};
 const DONE: u8 = 0;
 /// Something went wrong; standard error says what.
 const FAILED: u8 = 1;
+/// Wrong usage (clap's own code too), or a file that is no sound model.
+const UNUSABLE: u8 = 2;
 
 /// Runs the command of this process's arguments.
 pub fn run() -> ExitCode {
@@ -42,9 +48,11 @@ pub fn run() -> ExitCode {
 fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let folder = arguments.models_dir.as_deref();
     match &arguments.command {
+        Command::Chat(chat) => chat::run(chat, folder),
         Command::Pull(pull) => models::pull(pull, folder),
         Command::Models { json } => models::list(*json, folder),
         Command::Rm { name } => models::remove(name, folder),
+        Command::Inspect { path, json } => inspect::run(path, *json),
         Command::Config(ConfigCommand { print_default: _ }) => print(&config::print_default()),
     }
 }

@@ -1,0 +1,136 @@
+//! The binary as a user meets it: texts, exit codes, and a pull that is killed.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+const CHAT_FILE: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// `janus` with a home of its own and no network: the hub is a closed port.
+fn janus(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_janus"));
+    command
+        .env("JANUS_HOME", home)
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .env_remove("JANUS_MODELS_FOLDER");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Arguments, exit code, words on standard output, words on standard error.
+fn check(home: &Path, arguments: &[&str], code: i32, stdout: &str, stderr: &str) -> Output {
+    let output = janus(home).args(arguments).output().expect("janus starts");
+    let (said, complained) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}{complained}");
+    assert!(said.contains(stdout), "{arguments:?} says {said}");
+    assert!(complained.contains(stderr), "{arguments:?} complains {complained}");
+    assert!(!said.contains('\x1b') && !complained.contains('\x1b'), "no colours off a terminal");
+    output
+}
+
+#[test]
+fn texts_and_exit_codes() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let spoilt = home.join("spoilt.gguf");
+    fs::write(&spoilt, b"GGUF\x03\0\0\0junk").expect("a file");
+    let spoilt = spoilt.to_str().expect("a plain path");
+    check(home, &["--help"], 0, "Examples:", "");
+    check(home, &["--version"], 0, "janus 0.1.0", "");
+    check(home, &["models"], 0, "smollm2-135m-instruct  generate", "");
+    check(home, &["models", "--json"], 0, "\"installed\": false", "");
+    check(home, &["config", "--print-default"], 0, "listen = \"127.0.0.1:8080\"", "");
+    check(home, &["nonsense"], 2, "", "unrecognized subcommand");
+    check(home, &["pull", "nonsense"], 1, "", "error: no model is called `nonsense`");
+    check(home, &["pull", "gemma-3-270m"], 1, "", "janus pull gemma-3-270m --accept-license");
+    check(home, &["rm", "all-minilm-l6-v2"], 1, "", "all-minilm-l6-v2 is not installed");
+    check(home, &["inspect", spoilt], 2, "", "spoilt.gguf");
+    check(home, &["inspect", "/nonexistent"], 1, "", "/nonexistent");
+    check(home, &["chat", "--url", "http://127.0.0.1:9"], 1, "", "no server answers at http://127.0.0.1:9");
+}
+
+#[test]
+fn no_source_names_every_attempt() {
+    let home = tempfile::tempdir().expect("a folder");
+    let start = Instant::now();
+    let output = janus(home.path())
+        .args(["pull", "smollm2-135m-instruct"])
+        // No pip on it.
+        .env("PATH", home.path())
+        .output()
+        .expect("janus starts");
+    let complained = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complained.contains("http://127.0.0.1:9/QuantFactory/"), "{complained}");
+    assert!(complained.contains("no pip is installed here") && complained.contains("--from"), "{complained}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// The real file the catalogue pins, if it is on this machine.
+fn chat_file() -> Option<PathBuf> {
+    let folder = std::env::var_os("JANUS_TEST_MODELS")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/janus-test-models")))?;
+    let file = folder.join(CHAT_FILE);
+    if !file.exists() {
+        println!("NOT RUN: {} is missing; `cargo xtask test` fetches it", file.display());
+        assert!(std::env::var_os("CI").is_none(), "CI has the test models");
+        return None;
+    }
+    Some(file)
+}
+
+#[test]
+fn a_killed_pull_leaves_no_file_and_goes_on_later() {
+    let Some(source) = chat_file() else { return };
+    let home = tempfile::tempdir().expect("a folder");
+    let target = home.path().join("models").join(CHAT_FILE);
+    let part = target.with_extension("gguf.part");
+    let sent = 20_000_000;
+    let url = serve_beginning(fs::read(&source).expect("the file is readable"), sent);
+
+    let mut pull = janus(home.path())
+        .args(["pull", "smollm2-135m-instruct", "--from", &url])
+        .spawn()
+        .expect("janus starts");
+    let start = Instant::now();
+    while fs::metadata(&part).map_or(0, |metadata| metadata.len()) < sent as u64 {
+        assert!(start.elapsed() < Duration::from_secs(30), "the part file grows");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    pull.kill().expect("janus runs");
+    pull.wait().expect("janus ends");
+    assert!(!target.exists(), "nothing is in place before it is complete");
+    check(home.path(), &["models"], 0, "20.0 MB of 98.4 MB", "");
+
+    let source = source.to_str().expect("a plain path");
+    check(home.path(), &["pull", "smollm2-135m-instruct", "--from", source], 0, "", "is installed in");
+    assert!(target.exists() && !part.exists());
+    check(home.path(), &["pull", "smollm2-135m-instruct", "--verify"], 0, "", "is installed already");
+    check(home.path(), &["inspect", target.to_str().expect("a plain path")], 0, "llama", "");
+    check(home.path(), &["rm", "smollm2-135m-instruct"], 0, "", "98.4 MB are free again");
+    assert!(!target.exists());
+}
+
+/// A file server that sends the first `sent` bytes and then nothing, with the connection open.
+fn serve_beginning(contents: Vec<u8>, sent: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/model.gguf", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", contents.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&contents[..sent]));
+            held.push(stream);
+        }
+    });
+    url
+}
