@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
+use crate::kv::{KvCache, KvLayout, PagedRows};
 use crate::matmul::{self, Linear, SendPtr};
 use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope};
 use crate::pool::WorkerPool;
@@ -79,8 +79,12 @@ impl Device {
     /// out = x / √(mean(x²) + eps) · weight, over groups of `weight.len()` values: whole rows, or each
     /// head of a row (`out` takes x's shape).
     pub fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor) {
-        out.copy_from(x);
-        self.rms_norm_in_place(out, weight, eps);
+        assert!(x.columns().is_multiple_of(weight.len()));
+        out.reshape(x.rows(), x.columns());
+        self.over_rows(out, &|index, row| {
+            row.copy_from_slice(x.row(index));
+            norm::rms_norm(self.isa, row, weight.values(), eps);
+        });
     }
 
     /// [`Device::rms_norm`] over the argument itself.
@@ -92,8 +96,11 @@ impl Device {
     /// out = (x - mean) / √(variance + eps) · weight + bias, row by row.
     pub fn layer_norm(&self, x: &Tensor, weight: &Vector, bias: &Vector, eps: f32, out: &mut Tensor) {
         assert_eq!((weight.len(), bias.len()), (x.columns(), x.columns()));
-        out.copy_from(x);
-        self.over_rows(out, &|_, row| norm::layer_norm(self.isa, row, weight.values(), bias.values(), eps));
+        out.reshape(x.rows(), x.columns());
+        self.over_rows(out, &|index, row| {
+            row.copy_from_slice(x.row(index));
+            norm::layer_norm(self.isa, row, weight.values(), bias.values(), eps);
+        });
     }
 
     /// Several layers that read the same input: each out = x Wᵀ + b. The input is quantised once.
@@ -115,14 +122,7 @@ impl Device {
 
     /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`) in their sequences' pages.
     pub fn kv_write(&self, kv: &mut KvCache, layer: usize, k: &Tensor, v: &Tensor, sequences: &[PagedRows]) {
-        for sequence in sequences {
-            for row in 0..sequence.rows {
-                let position = sequence.past + row;
-                let page = sequence.pages[position / PAGE_TOKENS];
-                let at = sequence.first_row + row;
-                kv.write(page, position % PAGE_TOKENS, layer, k.row(at), v.row(at));
-            }
-        }
+        kv.write_rows(&self.pool, layer, k, v, sequences);
     }
 
     /// Causal attention of a step's queries (`rows` x `heads * head_dim`) over their sequences' pages,
@@ -167,9 +167,11 @@ impl Device {
     /// x += y
     pub fn add(&self, x: &mut Tensor, y: &Tensor) {
         assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()));
-        for (x, y) in x.values_mut().iter_mut().zip(y.values()) {
-            *x += y;
-        }
+        self.over_rows(x, &|index, row| {
+            for (x, y) in row.iter_mut().zip(y.row(index)) {
+                *x += y;
+            }
+        });
     }
 
     /// out[i] = x[rows[i]]

@@ -4,8 +4,13 @@
 //! business; here a page is only a number.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
+use crate::matmul::SendPtr;
+use crate::ops::attention::HEAD_DIM_MAX;
+use crate::pool::WorkerPool;
 use crate::simd::LANES;
+use crate::tensor::Tensor;
 
 /// Tokens in one page. A multiple of 32, as paged flash attention on GPUs asks for.
 pub const PAGE_TOKENS: usize = 32;
@@ -96,20 +101,56 @@ impl KvCache {
         self.layout.layers * self.layout.kv_heads * self.layout.head_values()
     }
 
-    /// Stores the key and value (`kv_heads * head_dim` each) of the token at `slot` of `page`.
-    pub(crate) fn write(&mut self, page: u32, slot: usize, layer: usize, key: &[f32], value: &[f32]) {
-        let KvLayout { kv_heads, head_dim, .. } = self.layout;
-        for head in 0..kv_heads {
-            let start = page as usize * self.page_stride() + self.head_offset(layer, head);
-            let stored = &mut self.bits[start..][..PAGE_TOKENS * (head_dim + padded(head_dim))];
-            let (keys, values) = stored.split_at_mut(PAGE_TOKENS * head_dim);
-            for (d, key) in key[head * head_dim..][..head_dim].iter().enumerate() {
-                keys[d * PAGE_TOKENS + slot] = f16::from_f32(*key).to_bits();
+    /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`), heads in parallel.
+    pub(crate) fn write_rows(
+        &mut self,
+        pool: &WorkerPool,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        sequences: &[PagedRows],
+    ) {
+        let KvLayout { kv_heads, head_dim, layers } = self.layout;
+        assert!(layer < layers && k.columns() == kv_heads * head_dim && v.columns() == k.columns());
+        for sequence in sequences {
+            assert!(sequence.pages.iter().all(|&page| (page as usize) < self.pages));
+        }
+        let (stride, values) = (self.page_stride(), self.layout.head_values());
+        let bits = SendPtr(self.bits.as_mut_ptr());
+        let write_head = |head: usize| {
+            let offset = (layer * kv_heads + head) * values;
+            for (sequence, row) in sequences.iter().flat_map(|s| (0..s.rows).map(move |row| (s, row))) {
+                let position = sequence.past + row;
+                let start = sequence.pages[position / PAGE_TOKENS] as usize * stride + offset;
+                // SAFETY: the page is below `pages` and (layer, head) inside it, both checked above; each
+                // head's part of a page is written by one thread.
+                let stored = unsafe { std::slice::from_raw_parts_mut(bits.get().add(start), values) };
+                let part = |tensor: &'_ Tensor| -> std::ops::Range<usize> {
+                    let start = (sequence.first_row + row) * tensor.columns() + head * head_dim;
+                    start..start + head_dim
+                };
+                put(stored, position % PAGE_TOKENS, &k.values()[part(k)], &v.values()[part(v)]);
             }
-            let row = &mut values[slot * padded(head_dim)..][..head_dim];
-            for (stored, value) in row.iter_mut().zip(&value[head * head_dim..]) {
-                *stored = f16::from_f32(*value).to_bits();
-            }
+        };
+        let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
+        // Few rows are written sooner than handed out.
+        if rows * head_dim * kv_heads < 8192 {
+            (0..kv_heads).for_each(write_head);
+        } else {
+            pool.dynamic(kv_heads, &write_head);
         }
     }
+}
+
+/// Stores one token's key and value (`head_dim` each) in a head's part of a page.
+fn put(stored: &mut [u16], slot: usize, key: &[f32], value: &[f32]) {
+    let (keys, values) = stored.split_at_mut(PAGE_TOKENS * key.len());
+    let mut halves = [f16::ZERO; HEAD_DIM_MAX];
+    let halves = &mut halves[..key.len()];
+    halves.convert_from_f32_slice(key);
+    for (column, half) in keys.chunks_exact_mut(PAGE_TOKENS).zip(&*halves) {
+        column[slot] = half.to_bits();
+    }
+    halves.convert_from_f32_slice(value);
+    values[slot * padded(value.len())..][..value.len()].copy_from_slice(halves.reinterpret_cast());
 }

@@ -27,12 +27,6 @@ impl Tensor {
         self.columns = columns;
     }
 
-    /// Becomes a copy of `other`.
-    pub fn copy_from(&mut self, other: &Tensor) {
-        self.reshape(other.rows, other.columns);
-        self.values.copy_from_slice(&other.values);
-    }
-
     pub fn rows(&self) -> usize {
         self.rows
     }

@@ -55,15 +55,8 @@ fn check(case: &Case) {
         for &page in &pages {
             kv.zero_page(page);
         }
-        for position in 0..past + count {
-            kv.write(
-                pages[position / PAGE_TOKENS],
-                position % PAGE_TOKENS,
-                1,
-                k.row(position),
-                v.row(position),
-            );
-        }
+        let all = PagedRows { first_row: 0, rows: past + count, past: 0, pages: pages.clone() };
+        kv.write_rows(&WorkerPool::new(2), 1, &k, &v, &[all]);
         for row in 0..count {
             for head in 0..heads {
                 let shared = head / (heads / kv_heads) * head_dim;
