@@ -9,7 +9,7 @@ use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope}
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
-use crate::{Isa, KernelError};
+use crate::{Format, Isa, KernelError};
 
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +26,8 @@ pub struct CpuOptions {
 pub struct Device {
     pool: Arc<WorkerPool>,
     isa: Isa,
+    /// See [`Device::in_f32`].
+    f32_weights: bool,
 }
 
 impl Device {
@@ -37,7 +39,13 @@ impl Device {
         };
         let threads =
             options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        Ok(Device { pool: Arc::new(WorkerPool::new(threads)), isa })
+        Ok(Device { pool: Arc::new(WorkerPool::new(threads)), isa, f32_weights: false })
+    }
+
+    /// The same device, packing every matrix as f32: nothing is rounded to int8. Many times slower and
+    /// larger; what quantised products are judged against.
+    pub fn in_f32(self) -> Device {
+        Device { f32_weights: true, ..self }
     }
 
     pub fn isa(&self) -> Isa {
@@ -52,6 +60,11 @@ impl Device {
     pub fn pack(&self, weight: WeightView<'_>, bias: Option<Vector>) -> Result<Linear, KernelError> {
         if let Some(bias) = &bias {
             assert_eq!(bias.len(), weight.rows, "one bias an output");
+        }
+        if self.f32_weights {
+            let bytes: Vec<u8> = weight.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect();
+            let weight = WeightView { format: Format::F32, bytes: &bytes, ..weight };
+            return Linear::pack(weight, bias, &self.pool);
         }
         Linear::pack(weight, bias, &self.pool)
     }
