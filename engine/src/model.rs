@@ -1,11 +1,12 @@
 //! A model ready to serve: weights on a device, tokenizer, template, limits.
 
+mod ends;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use kernels::Device;
-use serde_json::Value;
 
 use crate::EngineError;
 use crate::batch::{Decoder, Encoder};
@@ -80,7 +81,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     let files = ModelFiles::open(options.path)?;
     let description = describe(&files)?;
     (options.progress)(0.0);
-    let tokenizer = load_tokenizer(&files)?;
+    let tokenizer = Tokenizer::of_model(&files)?;
     let context_tokens = context_tokens(&files, &description, options)?;
     let network = build(&files, &description, context_tokens, options)?;
     (options.progress)(1.0);
@@ -90,8 +91,12 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
             Task::Embed { dimensions: encoder.dimensions(), truncatable: description.truncatable }
         }
     };
+    let chat_template = match description.architecture.kind {
+        Kind::Decoder => ChatTemplate::of_model(&files, &tokenizer)?,
+        Kind::Encoder => None,
+    };
     Ok(LoadedModel {
-        eos_tokens: end_tokens(&files, &tokenizer)?,
+        eos_tokens: ends::end_tokens(&files, &tokenizer)?,
         info: ModelInfo {
             name: options.name.map_or_else(|| own_name(options.path), str::to_owned),
             architecture: description.architecture.name.to_owned(),
@@ -99,7 +104,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
             context_tokens,
             parameters: files.entries().map(|entry| entry.values() as u64).sum(),
             created: created(options.path),
-            chat_template: load_template(&files, description.architecture.kind)?.map(Arc::new),
+            chat_template: chat_template.map(Arc::new),
             tokenizer: Arc::new(tokenizer),
         },
         network,
@@ -138,47 +143,6 @@ fn context_tokens(
     }
     tokens = options.context_tokens.unwrap_or(tokens).min(tokens);
     if tokens == 0 { Err(bad_file(files.path(), "a context of 0 tokens")) } else { Ok(tokens) }
-}
-
-/// Ids that end a generation, by every name the files have for them.
-fn end_tokens(files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Vec<u32>, EngineError> {
-    let _ = tokenizer;
-    let mut ids = Vec::new();
-    match files {
-        ModelFiles::Gguf(gguf) => {
-            for role in ["eos", "eot", "eom"] {
-                ids.extend(gguf.get::<u32>(&format!("tokenizer.ggml.{role}_token_id"))?);
-            }
-        }
-        ModelFiles::Folder(folder) => {
-            let config = folder.config()?;
-            ids.extend(listed_ids(&config["eos_token_id"]));
-            ids.extend(listed_ids(&config["text_config"]["eos_token_id"]));
-            if let Some(generation) = folder.json("generation_config.json")? {
-                ids.extend(listed_ids(&generation["eos_token_id"]));
-            }
-        }
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
-}
-
-/// One id or a list of them.
-fn listed_ids(value: &Value) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    value
-        .as_array()
-        .map_or_else(|| id(value).into_iter().collect(), |list| list.iter().filter_map(id).collect())
-}
-
-fn load_tokenizer(files: &ModelFiles) -> Result<Tokenizer, EngineError> {
-    let reason = "its vocabulary cannot be read yet".to_owned();
-    Err(EngineError::Unsupported { path: files.path().to_owned(), reason })
-}
-
-fn load_template(_files: &ModelFiles, _kind: Kind) -> Result<Option<ChatTemplate>, EngineError> {
-    Ok(None)
 }
 
 /// Name of the file without its extension, or of the folder.

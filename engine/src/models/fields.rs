@@ -48,11 +48,14 @@ impl Fields {
 
     /// The first key that is present and not null, with its value.
     pub fn value(&self, key: &Key) -> Option<(&'static str, &Value)> {
-        let names = match self.source {
+        self.names(key).iter().find_map(|name| Some((*name, self.descend(name)?)))
+    }
+
+    fn names(&self, key: &Key) -> &'static [&'static str] {
+        match self.source {
             Source::Gguf => key.gguf,
             Source::Json => key.json,
-        };
-        names.iter().find_map(|name| Some((*name, self.descend(name)?)))
+        }
     }
 
     fn descend(&self, name: &str) -> Option<&Value> {
@@ -78,8 +81,8 @@ impl Fields {
     }
 
     fn fallback(&self, key: &Key) -> Option<f64> {
-        let stands_for = |name: &str| key.gguf.contains(&name) || key.json.contains(&name);
-        self.fallback.iter().find(|(name, _)| stands_for(name)).map(|(_, value)| *value)
+        let names = self.names(key);
+        self.fallback.iter().find(|(name, _)| names.contains(name)).map(|(_, value)| *value)
     }
 
     /// A count: a whole number from 0. An array is a count when all its entries agree (some GGUF files

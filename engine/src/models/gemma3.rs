@@ -10,12 +10,15 @@ use crate::model::Network;
 use crate::models::decoder::{self, Options};
 use crate::models::registry::Parts;
 
-/// What `transformers` assumes when config.json leaves a key out (the published 4B one leaves out most).
+/// What readers assume when GGUF metadata or config.json leaves a key out (the published 4B's
+/// config.json leaves out most).
 pub const FALLBACK: &[(&str, f64)] = &[
-    ("rope_theta", 1e6),
     ("rope.freq_base", 1e6),
-    ("rope_local_base_freq", 1e4),
+    ("rope.freq_base_swa", 1e4),
     ("attention.sliding_window_pattern", 6.0),
+    ("rope_theta", 1e6),
+    ("rope_local_base_freq", 1e4),
+    ("sliding_window_pattern", 6.0),
     ("num_attention_heads", 8.0),
     ("num_key_value_heads", 4.0),
     ("head_dim", 256.0),

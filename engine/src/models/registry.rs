@@ -19,7 +19,7 @@ pub struct Architecture {
     pub kind: Kind,
     /// What its Hugging Face checkpoints call their tensors.
     pub tensors: &'static Names,
-    /// Values of keys that a file may leave out, by any of their names.
+    /// Values of keys that a file may leave out, each by its GGUF or its `config.json` name.
     pub fallback: &'static [(&'static str, f64)],
     /// Switches in `config.json` that must be off: they ask for what is not written here.
     pub refused: &'static [&'static str],

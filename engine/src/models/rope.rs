@@ -201,3 +201,106 @@ fn divisors(what: &str, values: &[f32], pairs: usize) -> Result<(), String> {
     }
     values.iter().try_for_each(|value| positive(what, *value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(base: f32, scaling: Scaling) -> Rope {
+        Rope { base, dimensions: 16, scaling }
+    }
+
+    fn yarn(factor: f32, original_context: usize) -> Yarn {
+        let (beta_fast, beta_slow) = (32.0, 1.0);
+        Yarn { factor, original_context, beta_fast, beta_slow, magnitude: None, truncate: true }
+    }
+
+    /// Expected values are those of `ROPE_INIT_FUNCTIONS` in transformers 5.23.
+    #[test]
+    fn scaled_frequencies() {
+        let check = |rope: Rope, expected: [f32; 8], magnitude: f32| {
+            rope.check(16).unwrap();
+            let table = rope.table(RopeStyle::Half, 4096);
+            for (found, expected) in table.inverse_frequencies.iter().zip(expected) {
+                assert!((found / expected - 1.0).abs() < 1e-5, "{rope:?}: {found}, not {expected}");
+            }
+            assert!((table.magnitude - magnitude).abs() < 1e-6, "{rope:?}: {}", table.magnitude);
+        };
+        check(
+            rope(1e4, Scaling::Linear { factor: 4.0 }),
+            [0.25, 0.079056941, 0.025, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9056947e-5],
+            1.0,
+        );
+        let llama3 = Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 8192,
+        };
+        check(
+            rope(5e5, Scaling::Llama3(llama3)),
+            [
+                1.0,
+                0.19392276,
+                0.037606031,
+                0.0072926651,
+                0.00052484602,
+                3.4281024e-5,
+                6.6478697e-6,
+                1.2891732e-6,
+            ],
+            1.0,
+        );
+        check(
+            rope(1e4, Scaling::Yarn(yarn(4.0, 1024))),
+            [1.0, 0.31622776, 0.08125, 0.019764237, 0.004375, 0.00079056947, 0.00025, 7.9056947e-5],
+            1.1386294,
+        );
+        let untruncated = Yarn {
+            beta_fast: 16.0,
+            beta_slow: 2.0,
+            truncate: false,
+            magnitude: Some(1.5),
+            ..yarn(4.0, 1024)
+        };
+        check(
+            rope(1e4, Scaling::Yarn(untruncated)),
+            [1.0, 0.31622776, 0.1, 0.018701805, 0.0025, 0.00079056947, 0.00025, 7.9056947e-5],
+            1.5,
+        );
+    }
+
+    #[test]
+    fn longrope_takes_its_divisors_by_the_served_context() {
+        let long = LongRope { short: vec![1.0; 8], long: vec![2.0; 8], original_context: 32, magnitude: 1.2 };
+        let rope = rope(1e4, Scaling::Long(long));
+        for (context, first) in [(32, 1.0), (33, 0.5)] {
+            let table = rope.table(RopeStyle::Half, context);
+            assert_eq!((table.inverse_frequencies[0], table.magnitude), (first, 1.2));
+        }
+    }
+
+    #[test]
+    fn hostile_values_are_refused() {
+        let check = |rope: Rope, expected: &str| {
+            let reason = rope.check(16).unwrap_err();
+            assert!(reason.contains(expected), "{reason}");
+        };
+        let long = |length| LongRope {
+            short: vec![1.0; length],
+            long: vec![1.0; 8],
+            original_context: 32,
+            magnitude: 1.0,
+        };
+        check(rope(f32::NAN, Scaling::None), "base");
+        check(rope(1.0, Scaling::None), "base");
+        check(Rope { dimensions: 18, ..rope(1e4, Scaling::None) }, "18 rotary");
+        check(Rope { dimensions: 7, ..rope(1e4, Scaling::None) }, "7 rotary");
+        check(Rope { dimensions: 0, ..rope(1e4, Scaling::None) }, "0 rotary");
+        check(rope(1e4, Scaling::Linear { factor: 0.0 }), "factor");
+        check(rope(1e4, Scaling::Yarn(yarn(-1.0, 1024))), "factor");
+        check(rope(1e4, Scaling::Yarn(yarn(4.0, 0))), "original context");
+        check(rope(1e4, Scaling::Long(long(7))), "7 values, 8");
+        check(rope(1e4, Scaling::Divisors(vec![0.0; 8])), "rope_freqs");
+    }
+}
