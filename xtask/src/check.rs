@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context;
+
 use crate::process::{cargo, command, output, step};
-use crate::tidy;
+use crate::{root, tidy};
 
 pub const HELP: &str = "\
 Format, clippy and tidy of the crates that changed since main (seconds when little changed).
@@ -12,8 +14,6 @@ Usage: cargo xtask check [--all]
 
 Options:
   --all    every crate, as .ci/run does";
-
-const CRATES: &[&str] = &["kernels", "openapi", "engine", "gateway", "xtask"];
 
 pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
     match arguments {
@@ -48,17 +48,25 @@ fn changed_crates() -> anyhow::Result<BTreeSet<String>> {
     let base = output(command("git").args(["merge-base", "main", "HEAD"]))?;
     let changed = output(command("git").args(["diff", "--name-only", base.trim()]))?;
     let untracked = output(command("git").args(["ls-files", "--others", "--exclude-standard"]))?;
-    Ok(crates_of(changed.lines().chain(untracked.lines())))
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).context("cannot read Cargo.toml")?;
+    Ok(crates_of(changed.lines().chain(untracked.lines()), &members(&manifest)))
+}
+
+/// The workspace's crates, which lie in folders of their own names.
+fn members(manifest: &str) -> Vec<&str> {
+    let list = manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']'));
+    let names = list.map_or("", |(names, _)| names).split(',');
+    names.map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty()).collect()
 }
 
 /// A change to the workspace itself concerns every crate.
-fn crates_of<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+fn crates_of<'a>(paths: impl Iterator<Item = &'a str>, crates: &[&str]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for path in paths {
         match path.split('/').next() {
-            Some(folder) if CRATES.contains(&folder) => drop(names.insert(folder.to_owned())),
+            Some(folder) if crates.contains(&folder) => drop(names.insert(folder.to_owned())),
             Some("Cargo.toml" | "clippy.toml" | "Cargo.lock") => {
-                names.extend(CRATES.iter().map(|&name| name.to_owned()));
+                names.extend(crates.iter().map(|&name| name.to_owned()));
             }
             _ => {}
         }
@@ -71,7 +79,8 @@ mod tests {
     use super::*;
 
     fn check(paths: &[&str], expected: &[&str]) {
-        let found: Vec<String> = crates_of(paths.iter().copied()).into_iter().collect();
+        let crates = members("[workspace]\nmembers = [\"engine\", \"kernels\",\n \"xtask\"]\nother = [1]");
+        let found: Vec<String> = crates_of(paths.iter().copied(), &crates).into_iter().collect();
         assert_eq!(found, expected, "{paths:?}");
     }
 
@@ -80,6 +89,6 @@ mod tests {
         check(&[], &[]);
         check(&["README.md", "docs/a.md"], &[]);
         check(&["engine/src/a.rs", "engine/b", "xtask/src/main.rs"], &["engine", "xtask"]);
-        check(&["Cargo.toml"], &["engine", "gateway", "kernels", "openapi", "xtask"]);
+        check(&["Cargo.toml"], &["engine", "kernels", "xtask"]);
     }
 }
