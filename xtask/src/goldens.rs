@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use crate::process::{command, step};
+use crate::process::{cargo, command, step};
 use crate::root;
 
 pub const HELP: &str = "\
@@ -13,20 +13,32 @@ Makes committed expected values again. Read the diff before you commit it.
 Usage: cargo xtask goldens [NAME]
 
 Arguments:
-  NAME    only scripts whose path contains this, e.g. `gguf`
+  NAME    only those whose path contains this, e.g. `quant` or `openapi`
 
-Scripts are files named `make_*.py` beside the values they write. They need the Python packages named in
-their first lines; set PYTHON to an interpreter that has them.";
+They are openapi/openapi.json, which the wire types generate, and the values written by scripts named
+`make_*.py` that lie beside them. The scripts need the Python packages named in their first lines; set
+PYTHON to an interpreter that has them.";
+
+const DOCUMENT: &str = "openapi/openapi.json";
 
 pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
     let wanted = arguments.first().map_or("", String::as_str);
-    let scripts: Vec<PathBuf> =
-        scripts(&root()).into_iter().filter(|path| path.to_string_lossy().contains(wanted)).collect();
-    if scripts.is_empty() {
-        bail!("no make_*.py has `{wanted}` in its path");
+    let is_wanted = |path: &Path| path.to_string_lossy().contains(wanted);
+    let scripts: Vec<PathBuf> = scripts(&root())
+        .into_iter()
+        .filter(|path| is_wanted(path.strip_prefix(root()).unwrap_or(path)))
+        .collect();
+    let document = is_wanted(Path::new(DOCUMENT));
+    if scripts.is_empty() && !document {
+        bail!("no golden has `{wanted}` in its path");
     }
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
     let mut sound = true;
+    if document {
+        let mut test = cargo();
+        test.args(["test", "--package", "openapi", "--test", "document"]);
+        sound &= step(test.env("UPDATE_GOLDENS", "1"))?;
+    }
     for script in &scripts {
         sound &= step(command(&python).arg(script))?;
     }
