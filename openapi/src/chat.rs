@@ -150,7 +150,8 @@ pub struct Message {
     pub annotations: Option<Ignored>,
     pub audio: Option<Ignored>,
     pub function_call: Option<Ignored>,
-    pub reasoning_content: Option<Ignored>,
+    /// Of an assistant's earlier turn; templates that know it decide what becomes of it.
+    pub reasoning_content: Option<String>,
     pub reasoning: Option<Ignored>,
 }
 
