@@ -1,5 +1,7 @@
 //! What the server tells its operator: logs here, counters in `metrics.rs`.
 
+pub mod metrics;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
