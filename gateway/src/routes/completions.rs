@@ -1,0 +1,291 @@
+//! `POST /v1/completions`: prompts to sequences, sequences to a reply or a stream of its parts.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use engine::model::ModelInfo;
+use engine::tokenizer::Tokenizer;
+use engine::{Event, TokenEvent, TokenLogprob};
+use openapi::chat::FinishReason;
+use openapi::completions::CompletionChoice;
+use openapi::input::TextsOrTokens;
+use openapi::logprobs::CompletionLogprobs;
+use openapi::object::CompletionObject;
+use openapi::{Completion, CompletionRequest, Usage};
+
+use super::body::{json_reply, read_json, run_sized};
+use super::chat::seeded;
+use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
+use super::logprobs::{CompletionBuilder, join};
+use super::sampling::{Fields, at_most, choices, streaming};
+use super::unsupported;
+use crate::error::{ApiError, ApiResult};
+use crate::sse::{Events, Format, Stream};
+use crate::wiring::{App, SharedApp};
+
+const PROMPT_PARAM: &str = "prompt";
+/// OpenAI's default, which tools rely on.
+const MAX_TOKENS_DEFAULT: usize = 16;
+
+pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
+    let timing = timing(&app, &request);
+    let (mut request, bytes) = read_json::<CompletionRequest>(&app, request).await?;
+    unsupported::check_completion(&request)?;
+    let model = generating_model(&app, &request.model)?;
+    let (stream, include_usage) = streaming(request.stream, request.stream_options)?;
+    let wanted = Wanted::of(&app, &request)?;
+    let prompts = prompts(&app, &model, &mut request, bytes, wanted.echo).await?;
+    let n = choices(request.n, prompts.len(), &app.limits)?;
+    let (sequences, echoes) = sequences(&app, &model, &mut request, prompts, wanted, n)?;
+    let choices = Choices::submit(&app, sequences, timing, PROMPT_PARAM)?;
+    let head = ReplyHead::new("cmpl-", &model);
+    let parts = echoes.into_iter().map(|echo| Parts::new(wanted, echo)).collect();
+    if stream {
+        let format = CompletionFormat { head, include_usage, parts };
+        let keep_alive = Duration::from_millis(app.server.keep_alive_ms);
+        return Ok(
+            Stream { choices, choices_per_prompt: n, format, include_usage, keep_alive }.into_response()
+        );
+    }
+    let outcomes = collect(choices).await?;
+    Ok(json_reply(&reply(&head, outcomes, parts, n)))
+}
+
+/// What the output holds besides generated text.
+#[derive(Clone, Copy)]
+struct Wanted {
+    echo: bool,
+    logprobs: Option<usize>,
+}
+
+impl Wanted {
+    fn of(app: &App, request: &CompletionRequest) -> ApiResult<Wanted> {
+        let logprobs = request.logprobs.map(|count| count as usize);
+        at_most("logprobs", logprobs.unwrap_or(0), app.limits.logprobs_max, "alternatives")?;
+        Ok(Wanted { echo: request.echo.unwrap_or(false), logprobs })
+    }
+}
+
+/// A prompt in both forms; the text only where it is echoed.
+struct Prompt {
+    tokens: Vec<u32>,
+    text: String,
+}
+
+async fn prompts(
+    app: &App,
+    model: &ModelInfo,
+    request: &mut CompletionRequest,
+    bytes: usize,
+    echo: bool,
+) -> ApiResult<Vec<Prompt>> {
+    let input = std::mem::take(&mut request.prompt);
+    let count = match &input {
+        TextsOrTokens::Text(_) | TextsOrTokens::Tokens(_) => 1,
+        TextsOrTokens::Texts(texts) => texts.len(),
+        TextsOrTokens::TokenLists(lists) => lists.len(),
+    };
+    at_most(PROMPT_PARAM, count, app.limits.choices_max, "prompts")?;
+    let tokenizer = Arc::clone(&model.tokenizer);
+    let add_special = request.add_special_tokens.unwrap_or(true);
+    let prompts = run_sized(bytes, move || tokenize(&tokenizer, input, add_special, echo)).await??;
+    if prompts.is_empty() || prompts.iter().any(|prompt| prompt.tokens.is_empty()) {
+        return Err(ApiError::invalid(PROMPT_PARAM, "'prompt' must not be empty"));
+    }
+    Ok(prompts)
+}
+
+fn tokenize(
+    tokenizer: &Tokenizer,
+    input: TextsOrTokens,
+    add_special: bool,
+    echo: bool,
+) -> ApiResult<Vec<Prompt>> {
+    let of_text = |text: String| {
+        let tokens = tokenizer.encode(&text, add_special);
+        Ok(Prompt { tokens: tokens.map_err(|error| ApiError::from_engine(error, PROMPT_PARAM))?, text })
+    };
+    let of_tokens = |tokens: Vec<u32>| {
+        check_vocabulary(tokenizer, &tokens, PROMPT_PARAM)?;
+        let text = if echo { tokenizer.decode(&tokens, true) } else { String::new() };
+        Ok(Prompt { tokens, text })
+    };
+    match input {
+        TextsOrTokens::Text(text) => Ok(vec![of_text(text)?]),
+        TextsOrTokens::Texts(texts) => texts.into_iter().map(of_text).collect(),
+        TextsOrTokens::Tokens(tokens) => Ok(vec![of_tokens(tokens)?]),
+        TextsOrTokens::TokenLists(lists) => lists.into_iter().map(of_tokens).collect(),
+    }
+}
+
+/// # Errors
+/// 400 for an id that is no token of the model: it came from another model's tokenizer.
+pub fn check_vocabulary(tokenizer: &Tokenizer, tokens: &[u32], param: &'static str) -> ApiResult<()> {
+    let size = tokenizer.vocabulary_size();
+    match tokens.iter().find(|token| **token as usize >= size) {
+        None => Ok(()),
+        Some(token) => {
+            let message =
+                format!("'{param}' has token id {token}, but this model's vocabulary has {size} tokens");
+            Err(ApiError::invalid(param, message))
+        }
+    }
+}
+
+/// What a choice repeats of its prompt.
+struct Echo {
+    text: String,
+    first_token: String,
+}
+
+fn sequences(
+    app: &App,
+    model: &ModelInfo,
+    request: &mut CompletionRequest,
+    prompts: Vec<Prompt>,
+    wanted: Wanted,
+    n: usize,
+) -> ApiResult<(Vec<engine::Request>, Vec<Option<Echo>>)> {
+    let max_new_tokens = request.max_tokens.map_or(MAX_TOKENS_DEFAULT, |limit| limit as usize);
+    if max_new_tokens == 0 && !wanted.echo {
+        return Err(ApiError::invalid("max_tokens", "'max_tokens' can be 0 only together with 'echo'"));
+    }
+    let (sampling, stop) = Fields::of_completion(request).parse(&app.limits)?;
+    // The engine runs a prompt without generating only to score it.
+    let score = wanted.echo && (wanted.logprobs.is_some() || max_new_tokens == 0);
+    let (mut sequences, mut echoes) = (Vec::new(), Vec::new());
+    for prompt in prompts {
+        let first_token = prompt.tokens.first().map_or(&[][..], |token| model.tokenizer.token_bytes(*token));
+        let first_token = String::from_utf8_lossy(first_token).into_owned();
+        let sequence = engine::Request {
+            model: model.name.clone(),
+            prompt: prompt.tokens,
+            max_new_tokens,
+            sampling: sampling.clone(),
+            stop: stop.clone(),
+            logprobs: wanted.logprobs,
+            prompt_logprobs: score.then_some(wanted.logprobs.unwrap_or(0)),
+        };
+        for index in 0..n {
+            sequences.push(seeded(&sequence, index));
+            let echo = || Echo { text: prompt.text.clone(), first_token: first_token.clone() };
+            echoes.push(wanted.echo.then(echo));
+        }
+    }
+    Ok((sequences, echoes))
+}
+
+/// Makes one choice's text and lists, in one go or piece by piece.
+struct Parts {
+    wanted: Wanted,
+    lists: CompletionBuilder,
+    /// What is still to be echoed.
+    echo: Option<Echo>,
+}
+
+type Part = (String, Option<CompletionLogprobs>);
+
+impl Parts {
+    fn new(wanted: Wanted, echo: Option<Echo>) -> Parts {
+        Parts { wanted, lists: CompletionBuilder::new(wanted.logprobs.unwrap_or(0)), echo }
+    }
+
+    /// The prompt, the first time.
+    fn echo(&mut self, logprobs: Vec<Option<TokenLogprob>>) -> Option<Part> {
+        let echo = self.echo.take()?;
+        let lists = self.wanted.logprobs.map(|_| self.lists.prompt(&echo.first_token, logprobs));
+        Some((echo.text, lists))
+    }
+
+    fn output(&mut self, text: String, logprobs: impl IntoIterator<Item = TokenLogprob>) -> Part {
+        let lists = self.wanted.logprobs.map(|_| self.lists.tokens(logprobs));
+        (text, lists)
+    }
+}
+
+fn reply<'a>(head: &'a ReplyHead, outcomes: Vec<Outcome>, parts: Vec<Parts>, n: usize) -> Completion<'a> {
+    let usage = UsageSum::of(&outcomes, n);
+    let choices = (0..).zip(outcomes.into_iter().zip(parts)).map(|(index, (outcome, mut parts))| {
+        let echo = parts.echo(outcome.prompt_logprobs);
+        let output = parts.output(outcome.text, outcome.logprobs);
+        let (text, logprobs) = match echo {
+            None => output,
+            Some((text, lists)) => {
+                (text + &output.0, lists.zip(output.1).map(|(prompt, output)| join(prompt, output)))
+            }
+        };
+        CompletionChoice { index, text, logprobs, finish_reason: Some(outcome.finish_reason) }
+    });
+    completion(head, choices.collect(), Some(Some(usage)))
+}
+
+fn completion(
+    head: &ReplyHead,
+    choices: Vec<CompletionChoice>,
+    usage: Option<Option<Usage>>,
+) -> Completion<'_> {
+    Completion {
+        id: Cow::Borrowed(&head.id),
+        object: CompletionObject::Value,
+        created: head.created,
+        model: Cow::Borrowed(&head.model),
+        system_fingerprint: Some(Cow::Borrowed(&head.fingerprint)),
+        choices,
+        usage,
+    }
+}
+
+/// Words the chunks of a stream.
+struct CompletionFormat {
+    head: ReplyHead,
+    include_usage: bool,
+    /// By choice.
+    parts: Vec<Parts>,
+}
+
+impl CompletionFormat {
+    fn push(&self, choice: usize, part: Part, finish_reason: Option<FinishReason>, events: &mut Events) {
+        let (text, logprobs) = part;
+        let choice = CompletionChoice { index: choice as u32, text, logprobs, finish_reason };
+        events.push(&completion(&self.head, vec![choice], self.include_usage.then_some(None)));
+    }
+
+    fn echo(&mut self, choice: usize, logprobs: Vec<Option<TokenLogprob>>, events: &mut Events) {
+        if let Some(part) = self.parts[choice].echo(logprobs) {
+            self.push(choice, part, None, events);
+        }
+    }
+
+    fn push_token(&mut self, choice: usize, token: TokenEvent, events: &mut Events) {
+        if token.text.is_empty() && token.logprob.is_none() {
+            return;
+        }
+        let part = self.parts[choice].output(token.text, token.logprob);
+        self.push(choice, part, None, events);
+    }
+}
+
+impl Format for CompletionFormat {
+    fn write(&mut self, choice: usize, event: Event, events: &mut Events) {
+        match event {
+            Event::PromptLogprobs(logprobs) => self.echo(choice, logprobs, events),
+            Event::Token(token) => {
+                self.echo(choice, Vec::new(), events);
+                self.push_token(choice, token, events);
+            }
+            Event::Finished(finished) => {
+                self.echo(choice, Vec::new(), events);
+                let reason = super::generation::finish_reason(finished.reason).ok();
+                self.push(choice, (finished.text, None), reason, events);
+            }
+            Event::Failed(_) => {}
+        }
+    }
+
+    fn write_usage(&mut self, usage: Usage, events: &mut Events) {
+        events.push(&completion(&self.head, Vec::new(), Some(Some(usage))));
+    }
+}

@@ -1,0 +1,90 @@
+//! The route table: one row an endpoint. A test holds it equal to the OpenAPI document.
+
+pub mod body;
+mod chat;
+mod completions;
+mod embeddings;
+pub mod generation;
+mod health;
+mod logprobs;
+mod metrics;
+mod models;
+mod sampling;
+mod unsupported;
+
+use axum::Router;
+use axum::routing::{MethodRouter, get, post};
+
+use crate::wiring::SharedApp;
+
+/// Which layers a route stands behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Costs something: admission, body limit and deadline.
+    Priced,
+    /// Answers always, at once.
+    Free,
+}
+
+pub struct Route {
+    pub method: &'static str,
+    /// In axum's form; the document has `{model}` for `{*model}`.
+    pub path: &'static str,
+    class: Class,
+    handler: fn() -> MethodRouter<SharedApp>,
+}
+
+/// Everything the server answers.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: "post",
+        path: "/v1/chat/completions",
+        class: Class::Priced,
+        handler: || post(chat::create),
+    },
+    Route {
+        method: "post",
+        path: "/v1/completions",
+        class: Class::Priced,
+        handler: || post(completions::create),
+    },
+    Route {
+        method: "post",
+        path: "/v1/embeddings",
+        class: Class::Priced,
+        handler: || post(embeddings::create),
+    },
+    Route { method: "get", path: "/v1/models", class: Class::Priced, handler: || get(models::list) },
+    // The rest of the path, because names of models may have slashes.
+    Route {
+        method: "get",
+        path: "/v1/models/{*model}",
+        class: Class::Priced,
+        handler: || get(models::retrieve),
+    },
+    Route { method: "get", path: "/healthz", class: Class::Free, handler: || get(health::alive) },
+    Route { method: "get", path: "/readyz", class: Class::Free, handler: || get(health::ready) },
+    Route { method: "get", path: "/metrics", class: Class::Free, handler: || get(metrics::text) },
+];
+
+/// The routes of one class.
+pub fn router(class: Class) -> Router<SharedApp> {
+    let routes = ROUTES.iter().filter(|route| route.class == class);
+    routes.fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_describes_these_routes() {
+        let served: Vec<_> =
+            ROUTES.iter().map(|route| (route.method, route.path.replace("{*", "{"))).collect();
+        let described: Vec<_> = openapi::document::OPERATIONS
+            .iter()
+            .map(|operation| (operation.method, operation.path.to_owned()))
+            .collect();
+        assert_eq!(served, described);
+    }
+}

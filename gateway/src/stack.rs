@@ -1,0 +1,196 @@
+//! The tower stack: what every request passes on its way to a route, outermost first.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+
+use crate::admission::Holding;
+use crate::error::ApiError;
+use crate::ids;
+use crate::routes;
+use crate::wiring::SharedApp;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
+/// Longest request id taken over from a client.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Routes that answer without a key: probes of whoever runs the process.
+const OPEN_PATHS: &[&str] = &["/healthz", "/readyz"];
+
+/// When a request arrived, and until when it must be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub arrived: Instant,
+    pub deadline: Instant,
+}
+
+/// All routes behind all layers.
+pub fn router(app: &SharedApp) -> Router {
+    let state = || Arc::clone(app);
+    let priced = ServiceBuilder::new()
+        // 503 while draining or overloaded; the permit then lives in the response's body.
+        .layer(from_fn_with_state(state(), admit))
+        // 413 by the declared length, before a byte is read; routes count what really comes.
+        .layer(from_fn_with_state(state(), limit_body))
+        // 504 if the response has not begun in time; streams keep to the same deadline themselves.
+        .layer(from_fn(meet_deadline));
+    let all = ServiceBuilder::new()
+        // The clock of everything below.
+        .layer(from_fn_with_state(state(), set_timing))
+        // Takes over or makes `x-request-id`; names the request in all its log lines.
+        .layer(from_fn(identify))
+        // One log line and one count a request, at the end of its body; `openai-processing-ms`.
+        .layer(from_fn_with_state(state(), observe))
+        // A panic in a handler becomes a 500 and ends nothing else.
+        .layer(CatchPanicLayer::custom(panicked))
+        // 401 without one of the configured keys.
+        .layer(from_fn_with_state(state(), authenticate));
+    let fallbacks = |router: Router<SharedApp>| router.method_not_allowed_fallback(wrong_method);
+    fallbacks(routes::router(routes::Class::Priced))
+        .layer(priced)
+        .merge(fallbacks(routes::router(routes::Class::Free)))
+        .fallback(unknown_url)
+        .layer(all)
+        .with_state(state())
+}
+
+async fn set_timing(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
+    let arrived = Instant::now();
+    let deadline = arrived + Duration::from_millis(app.server.request_deadline_ms);
+    request.extensions_mut().insert(Timing { arrived, deadline });
+    next.run(request).await
+}
+
+async fn identify(request: Request, next: Next) -> Response {
+    let id = request.headers().get(REQUEST_ID).filter(|id| is_sane(id)).cloned();
+    let id = id.unwrap_or_else(|| {
+        HeaderValue::try_from(ids::unique("req_")).expect("hexadecimal digits are a header's value")
+    });
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let mut response = next.run(request).instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// What stands in logs and headers without harm.
+fn is_sane(id: &HeaderValue) -> bool {
+    let bytes = id.as_bytes();
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
+    !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(allowed)
+}
+
+async fn observe(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    let arrived = arrived(&request);
+    let mut observed = Observed {
+        app,
+        method: request.method().clone(),
+        route: request.extensions().get::<MatchedPath>().cloned(),
+        span: tracing::Span::current(),
+        status: None,
+        arrived,
+    };
+    let mut response = next.run(request).await;
+    observed.status = Some(response.status().as_u16());
+    let processing_ms = HeaderValue::from(arrived.elapsed().as_millis() as u64);
+    response.headers_mut().insert(PROCESSING_MS, processing_ms);
+    response.map(|body| Body::new(Holding::new(body, observed)))
+}
+
+fn arrived(request: &Request) -> Instant {
+    request.extensions().get::<Timing>().map_or_else(Instant::now, |timing| timing.arrived)
+}
+
+/// Reports a request when it is dropped: at the end of its response, or when its client left.
+struct Observed {
+    app: SharedApp,
+    method: http::Method,
+    route: Option<MatchedPath>,
+    span: tracing::Span,
+    /// `None` until the response began.
+    status: Option<u16>,
+    arrived: Instant,
+}
+
+/// Counted when the client left before there was a status; nginx's number for it.
+const CLIENT_CLOSED: u16 = 499;
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        let duration = self.arrived.elapsed();
+        let status = self.status.unwrap_or(CLIENT_CLOSED);
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        self.app.metrics.record_request(route, status, duration);
+        let _entered = self.span.enter();
+        let duration_ms = duration.as_millis() as u64;
+        tracing::info!(method = %self.method, route = route.unwrap_or("other"), status, duration_ms, "answered");
+    }
+}
+
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    // The panic's own text went to the log through the panic hook.
+    tracing::error!("a handler panicked");
+    ApiError::internal().into_response()
+}
+
+async fn authenticate(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    if app.keys.is_required() && !OPEN_PATHS.contains(&request.uri().path()) {
+        let refusal = match bearer(request.headers()) {
+            None => Some("You did not provide an API key: send it as `Authorization: Bearer KEY`"),
+            Some(key) if !app.keys.contains(key) => Some("Incorrect API key provided"),
+            Some(_) => None,
+        };
+        if let Some(message) = refusal {
+            return ApiError::unauthorized(message).into_response();
+        }
+    }
+    next.run(request).await
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+async fn admit(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    match app.admission.admit() {
+        Ok(permit) => next.run(request).await.map(|body| Body::new(Holding::new(body, permit))),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn limit_body(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    let limit = app.server.body_bytes_max;
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > limit as u64) {
+        routes::body::discard(request.into_body(), limit).await;
+        return ApiError::body_too_large(limit).into_response();
+    }
+    next.run(request).await
+}
+
+async fn meet_deadline(request: Request, next: Next) -> Response {
+    let Some(timing) = request.extensions().get::<Timing>().copied() else { return next.run(request).await };
+    match tokio::time::timeout_at(timing.deadline.into(), next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::deadline().into_response(),
+    }
+}
+
+async fn unknown_url(request: Request) -> ApiError {
+    ApiError::unknown_url(request.method().as_str(), request.uri().path())
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    ApiError::wrong_method(request.method().as_str(), request.uri().path())
+}

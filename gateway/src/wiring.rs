@@ -1,0 +1,39 @@
+//! Puts the parts together: configuration and engine become the application that routes and layers
+//! share.
+
+use std::sync::Arc;
+
+use engine::Engine;
+
+use crate::admission::Admission;
+use crate::config::{Config, ConfigError, Limits, Server};
+use crate::keys::ApiKeys;
+use crate::routes;
+use crate::telemetry::metrics::Metrics;
+
+/// What every request may need; shared by reference.
+pub struct App {
+    pub engine: Engine,
+    pub server: Server,
+    pub limits: Limits,
+    pub keys: ApiKeys,
+    pub admission: Admission,
+    pub metrics: Metrics,
+}
+
+pub type SharedApp = Arc<App>;
+
+impl App {
+    /// # Errors
+    /// [`ConfigError`] if the API keys cannot be read.
+    pub fn new(config: &Config, engine: Engine) -> Result<SharedApp, ConfigError> {
+        Ok(Arc::new(App {
+            engine,
+            server: config.server.clone(),
+            limits: config.limits.clone(),
+            keys: ApiKeys::load(&config.auth)?,
+            admission: Admission::new(config.server.requests_in_flight_max),
+            metrics: Metrics::new(routes::ROUTES.iter().map(|route| route.path)),
+        }))
+    }
+}
