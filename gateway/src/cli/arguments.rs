@@ -53,6 +53,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure a model's speed on this machine
+    Bench(BenchArguments),
     /// Show the configuration
     Config(ConfigCommand),
 }
@@ -123,6 +125,40 @@ pub struct PullArguments {
     pub verify: bool,
 }
 
+const BENCH_EXAMPLES: &str = "\
+Speeds are medians, beside the read bandwidth and int8 peak measured in the same run. KERNELS_ISA
+(scalar, avx2, avx512vnni) forces an instruction set.
+
+Examples:
+  janus bench
+  janus bench --model ./my-model.gguf --prompt 2048 --streams 1,8,32 --json";
+
+#[derive(Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub struct BenchArguments {
+    /// A catalogue name, a GGUF file or a model folder
+    #[arg(long, value_name = "MODEL", default_value = "smollm2-135m-instruct")]
+    pub model: String,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    pub prompt: usize,
+    /// Tokens each stream generates
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub decode: usize,
+    /// Streams decoded together, a list
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,16")]
+    pub streams: Vec<usize>,
+    /// Measurements of each kind
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    pub runs: usize,
+    /// Threads that compute [default: one a core]
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Args)]
 pub struct ConfigCommand {
     /// Print every setting with its meaning and default, as TOML
@@ -156,6 +192,8 @@ mod tests {
         check("config", false);
         check("config --print-default", true);
         check("inspect", false);
+        check("bench --streams 1,2,x", false);
+        check("bench --streams 1,2 --json", true);
         check("nonsense", false);
     }
 }

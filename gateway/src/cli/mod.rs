@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`arguments`] | every command and flag, with its help |
+//! | [`bench`] | `bench` |
 //! | [`models`] | `pull`, `models`, `rm` |
 //! | [`inspect`] | `inspect` |
 //! | [`open`] | a model's name or path, to a loaded model |
@@ -12,6 +13,7 @@
 //! Results go to standard output, everything else (progress, notes, errors) to standard error.
 
 pub mod arguments;
+pub mod bench;
 pub mod chat;
 pub mod inspect;
 pub mod models;
@@ -49,6 +51,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let folder = arguments.models_dir.as_deref();
     match &arguments.command {
         Command::Chat(chat) => chat::run(chat, folder),
+        Command::Bench(bench) => bench::run(bench, folder),
         Command::Pull(pull) => models::pull(pull, folder),
         Command::Models { json } => models::list(*json, folder),
         Command::Rm { name } => models::remove(name, folder),
