@@ -1,11 +1,15 @@
 //! The way into the engine: a bounded queue to its thread, and a bounded stream back.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use kernels::{KvLayout, PAGE_TOKENS};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::model::{LoadedModel, ModelInfo};
+use crate::inbox::{Command, Inbox, Queue, Waiting};
+use crate::model::{LoadedModel, ModelInfo, Network, Task};
+use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
 use crate::{EngineError, Event, Request};
 
 /// Sizes and limits of one engine.
@@ -52,7 +56,7 @@ impl Default for EngineOptions {
     }
 }
 
-/// A running engine. Cheap to clone; the last clone stops the thread.
+/// A running engine. Cheap to clone; the last clone ends the thread and waits for it.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -60,27 +64,69 @@ pub struct Engine {
 
 struct Inner {
     models: Vec<ModelInfo>,
+    /// One entry for each of `models`.
+    bounds: Vec<Bounds>,
+    options: EngineOptions,
+    inbox: Arc<Inbox>,
+    stats: Arc<Mutex<EngineStats>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a request to a model is checked against.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    vocabulary: usize,
+    /// Pages of a chat model's cache.
+    pages: usize,
 }
 
 /// Events of one request. Dropping it cancels the request within a step.
 pub struct EventStream {
-    pub(crate) events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Event>,
+    shared: Arc<StreamShared>,
+    inbox: Arc<Inbox>,
+    ended: bool,
 }
 
 impl EventStream {
     /// The next event; `None` after the last one.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        let event = self.events.recv().await;
+        self.after_read(event)
     }
 
     /// The same for a thread that may block.
     pub fn next_blocking(&mut self) -> Option<Event> {
-        self.events.blocking_recv()
+        let event = self.events.blocking_recv();
+        self.after_read(event)
     }
 
     /// For `Stream` adapters.
     pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Event>> {
-        self.events.poll_recv(context)
+        self.events.poll_recv(context).map(|event| self.after_read(event))
+    }
+
+    fn after_read(&mut self, event: Option<Event>) -> Option<Event> {
+        if event.is_some() {
+            if self.shared.take_starved() {
+                self.inbox.wake();
+            }
+            return event;
+        }
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        // An engine that ends in good order says so; one that died leaves nothing here.
+        Some(self.shared.take_last().unwrap_or_else(|| Event::Failed("the engine stopped".to_owned())))
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.events.close();
+        if !self.ended {
+            self.inbox.wake();
+        }
     }
 }
 
@@ -93,12 +139,17 @@ pub struct EmbedRequest {
 
 /// The vectors of an [`EmbedRequest`], in its order. Dropping it cancels what has not run yet.
 pub struct EmbedReply {
-    pub(crate) vectors: tokio::sync::oneshot::Receiver<Result<Vec<Vec<f32>>, EngineError>>,
+    vectors: oneshot::Receiver<Result<Vec<Vec<f32>>, EngineError>>,
 }
 
 impl EmbedReply {
     pub async fn wait(self) -> Result<Vec<Vec<f32>>, EngineError> {
         self.vectors.await.unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// The same for a thread that may block.
+    pub fn wait_blocking(self) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.vectors.blocking_recv().unwrap_or(Err(EngineError::Stopped))
     }
 }
 
@@ -116,15 +167,37 @@ pub struct EngineStats {
     pub embedded_tokens: u64,
     pub finished_requests: u64,
     pub cancelled_requests: u64,
+    /// Ended by a failure of the model.
+    pub failed_requests: u64,
     pub preemptions: u64,
     pub steps: u64,
 }
 
 impl Engine {
-    /// Starts the engine's thread over these models; served names must differ.
+    /// Starts the engine's thread over these models.
+    ///
+    /// # Errors
+    /// `InvalidParameter` when served names are not unique, or a cache cannot hold a single page;
+    /// `Failed` when the system gives no thread.
     pub fn start(models: Vec<LoadedModel>, options: EngineOptions) -> Result<Engine, EngineError> {
-        let _ = options;
-        Ok(Engine { inner: Arc::new(Inner { models: models.into_iter().map(|model| model.info).collect() }) })
+        check_names(&models)?;
+        let inbox = Arc::new(Inbox::new(
+            Waiting { requests: options.waiting_requests_max, tokens: options.waiting_tokens_max },
+            Waiting { requests: options.waiting_requests_max, tokens: options.embed_waiting_tokens_max },
+        ));
+        let stats = Arc::new(Mutex::new(EngineStats::default()));
+        let mut runner = Runner::new(Arc::clone(&inbox), Arc::clone(&stats), options.clone());
+        let (mut infos, mut bounds) = (Vec::new(), Vec::new());
+        for model in models {
+            infos.push(model.info.clone());
+            bounds.push(add_model(&mut runner, model, &options)?);
+        }
+        let thread = std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || runner.run())
+            .map_err(|error| EngineError::Failed(format!("cannot start its thread: {error}")))?;
+        let inner = Inner { models: infos, bounds, options, inbox, stats, thread: Some(thread) };
+        Ok(Engine { inner: Arc::new(inner) })
     }
 
     /// What is served: tokenizer, template, limits of each model.
@@ -133,30 +206,147 @@ impl Engine {
     }
 
     pub fn model(&self, name: &str) -> Result<&ModelInfo, EngineError> {
-        self.models()
-            .iter()
-            .find(|model| model.name == name)
-            .ok_or_else(|| EngineError::UnknownModel(name.to_owned()))
+        self.index(name).map(|index| &self.inner.models[index])
     }
 
     /// Validates and queues a generation. Never blocks; a full queue is an error.
-    pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
-        self.model(&request.model)?;
-        Err(EngineError::Stopped)
+    ///
+    /// # Errors
+    /// `UnknownModel`, `WrongModel`, `InvalidParameter`, `ContextLength` and `NoPages` are the request's
+    /// fault; `QueueFull` and `Stopped` may pass.
+    pub fn submit(&self, mut request: Request) -> Result<EventStream, EngineError> {
+        let index = self.index(&request.model)?;
+        let (info, bounds) = (&self.inner.models[index], self.inner.bounds[index]);
+        if info.task != Task::Generate {
+            let reason = "makes embeddings; ask a chat model to generate";
+            return Err(EngineError::WrongModel { model: request.model, reason });
+        }
+        request.validate(bounds.vocabulary)?;
+        request.max_new_tokens = new_tokens(&request, info.context_tokens, bounds.pages)?;
+
+        let (stream, events, shared) = event_channel(self.inner.options.stream_backlog);
+        let tokens = request.prompt.len();
+        let generation = Generation { model: index, request, stream, arrived: Instant::now() };
+        self.inner.inbox.submit(Queue::Generate, tokens, Command::Generate(generation))?;
+        Ok(EventStream { events, shared, inbox: Arc::clone(&self.inner.inbox), ended: false })
     }
 
     /// Validates and queues texts to embed. Never blocks; a full queue is an error.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
     pub fn embed(&self, request: EmbedRequest) -> Result<EmbedReply, EngineError> {
-        self.model(&request.model)?;
-        Err(EngineError::Stopped)
+        let index = self.index(&request.model)?;
+        let (info, bounds) = (&self.inner.models[index], self.inner.bounds[index]);
+        if info.task == Task::Generate {
+            let reason = "generates text; ask an embedding model for vectors";
+            return Err(EngineError::WrongModel { model: request.model, reason });
+        }
+        request.validate(bounds.vocabulary, info.context_tokens)?;
+
+        let (reply, vectors) = oneshot::channel();
+        let tokens = request.inputs.iter().map(Vec::len).sum();
+        let embedding = Embedding { model: index, inputs: request.inputs, reply };
+        self.inner.inbox.submit(Queue::Embed, tokens, Command::Embed(embedding))?;
+        Ok(EmbedReply { vectors })
     }
 
     pub fn stats(&self) -> EngineStats {
-        EngineStats::default()
+        let waiting = self.inner.inbox.waiting(Queue::Generate);
+        EngineStats {
+            waiting_requests: waiting.requests,
+            waiting_tokens: waiting.tokens,
+            ..*self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 
-    /// Refuses new work from now on; what runs finishes, or is cancelled after `deadline`.
+    /// Refuses new work from now on; what was accepted finishes, or is cancelled after `deadline`.
+    /// Returns at once.
     pub fn drain(&self, deadline: Duration) {
-        let _ = deadline;
+        self.inner.inbox.drain(Instant::now() + deadline);
     }
+
+    fn index(&self, name: &str) -> Result<usize, EngineError> {
+        let place = self.inner.models.iter().position(|model| model.name == name);
+        place.ok_or_else(|| EngineError::UnknownModel(name.to_owned()))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.inbox.stop();
+        if let Some(thread) = self.thread.take() {
+            // It ended by a panic that was reported where it happened; there is nothing more to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn check_names(models: &[LoadedModel]) -> Result<(), EngineError> {
+    for (i, model) in models.iter().enumerate() {
+        let name = &model.info.name;
+        if models[..i].iter().any(|earlier| &earlier.info.name == name) {
+            let reason = format!("name `{name}` is given twice; served names must differ");
+            return Err(EngineError::InvalidParameter { parameter: "model", reason });
+        }
+    }
+    Ok(())
+}
+
+fn add_model(
+    runner: &mut Runner,
+    model: LoadedModel,
+    options: &EngineOptions,
+) -> Result<Bounds, EngineError> {
+    match model.network {
+        Network::Encoder(network) => {
+            let vocabulary = network.vocabulary();
+            runner.add_encoder(network);
+            Ok(Bounds { vocabulary, pages: 0 })
+        }
+        Network::Decoder(network) => {
+            let vocabulary = network.vocabulary();
+            let pages = cache_pages(network.kv_layout(), model.info.context_tokens, options)?;
+            let kv = model.device.kv_cache(network.kv_layout(), pages);
+            runner.add_decoder(network, kv, model.info.tokenizer, model.eos_tokens);
+            Ok(Bounds { vocabulary, pages })
+        }
+    }
+}
+
+/// As many pages as the memory given holds, but no more than all running sequences can fill.
+fn cache_pages(
+    layout: KvLayout,
+    context_tokens: usize,
+    options: &EngineOptions,
+) -> Result<usize, EngineError> {
+    let page_bytes = layout.page_bytes().max(1);
+    let filled = context_tokens.div_ceil(PAGE_TOKENS).saturating_mul(options.running_sequences_max.max(1));
+    let pages = (options.kv_bytes_max / page_bytes).min(filled);
+    if pages == 0 {
+        let reason = format!("must be at least {page_bytes}, the size of one page of this model");
+        return Err(EngineError::InvalidParameter { parameter: "kv_bytes_max", reason });
+    }
+    Ok(pages)
+}
+
+/// How many tokens a request may generate: what it asks for, when that fits.
+fn new_tokens(request: &Request, context_tokens: usize, pages: usize) -> Result<usize, EngineError> {
+    let prompt = request.prompt.len();
+    if request.max_new_tokens == usize::MAX {
+        let room = context_tokens.min(pages * PAGE_TOKENS).saturating_sub(prompt);
+        if room > 0 {
+            return Ok(room);
+        }
+    }
+    let max_new_tokens = if request.max_new_tokens == usize::MAX { 1 } else { request.max_new_tokens };
+    let tokens = prompt.saturating_add(max_new_tokens);
+    if tokens > context_tokens {
+        return Err(EngineError::ContextLength { prompt, max_new_tokens, limit: context_tokens });
+    }
+    let needed = tokens.div_ceil(PAGE_TOKENS);
+    if needed > pages {
+        return Err(EngineError::NoPages { needed, total: pages });
+    }
+    Ok(max_new_tokens)
 }

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod error;
 pub mod files;
 pub mod handle;
+mod inbox;
 pub mod inspect;
 pub mod model;
 pub mod models;
@@ -19,6 +20,8 @@ pub mod request;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tokenizer;
 
 pub use batch::Batch;

@@ -1,9 +1,11 @@
 //! What a caller asks of the engine and what it gets back. Valid by construction: the gateway parses
 //! wire requests into these, [`Request::validate`] checks ranges once.
+//!
+//! What is checked stands in `validate.rs`.
+
+mod validate;
 
 use std::time::Duration;
-
-use crate::EngineError;
 
 /// One generation.
 #[derive(Clone, Debug)]
@@ -150,15 +152,4 @@ pub enum FinishReason {
     Length,
     /// The caller dropped its stream, or the engine is draining.
     Cancelled,
-}
-
-impl Request {
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// [`EngineError::InvalidParameter`] naming the OpenAI (or vLLM) parameter.
-    pub fn validate(&self, vocabulary: usize) -> Result<(), EngineError> {
-        let _ = vocabulary;
-        Ok(())
-    }
 }

@@ -81,6 +81,8 @@ pub enum SchedulerEvent {
 pub struct Actions {
     pub zero: Vec<u32>,
     pub batch: Batch,
+    /// Whose rows they are: one entry for each of `batch.sequences`.
+    pub sequences: Vec<SequenceId>,
     /// One entry for each of `batch.logit_rows`.
     pub outputs: Vec<Output>,
     /// Sequences that run for the first time.

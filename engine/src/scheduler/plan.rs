@@ -113,12 +113,13 @@ fn limit_scored_rows(sequence: &Sequence, before: usize, rows: usize, scored_lef
 
 /// Appends `rows` rows of a sequence to the batch and counts them as computed.
 fn push_rows(id: SequenceId, sequence: &mut Sequence, rows: usize, actions: &mut Actions) {
-    let Actions { batch, outputs, .. } = actions;
+    let Actions { batch, sequences, outputs, .. } = actions;
     let first_row = batch.tokens.len();
     let past = sequence.computed;
     let end = past + rows;
     batch.tokens.extend_from_slice(&sequence.tokens[past..end]);
     batch.positions.extend((past..end).map(|position| position as u32));
+    sequences.push(id);
     batch.sequences.push(PagedRows { first_row, rows, past, pages: sequence.pages.clone() });
 
     let scored = sequence.scored(rows);

@@ -127,7 +127,7 @@ impl World {
     fn check_sizes(&self, actions: &Actions) {
         let rows = actions.batch.tokens.len();
         assert!(rows <= self.limits.step_tokens_max);
-        let decodes = actions.batch.sequences.iter().filter(|s| s.rows == 1 && self.is_last_row(s)).count();
+        let decodes = self.decodes(actions);
         if decodes > 0 {
             assert!(rows - decodes <= self.limits.mixed_prefill_tokens_max);
         }
@@ -139,10 +139,12 @@ impl World {
         assert!(!runnable || rows > 0, "an idle step while somebody could run");
     }
 
-    /// Whether these rows end with the last known token of their sequence.
-    fn is_last_row(&self, rows: &kernels::PagedRows) -> bool {
-        let mut running = self.scheduler.running.values();
-        running.any(|s| s.pages == rows.pages && s.tokens.len() == rows.past + rows.rows)
+    /// Sequences that go on from their last known token.
+    fn decodes(&self, actions: &Actions) -> usize {
+        let is_decode = |(rows, id): &(&kernels::PagedRows, &SequenceId)| {
+            rows.rows == 1 && rows.past + 1 == self.clients[*id].tokens.len()
+        };
+        actions.batch.sequences.iter().zip(&actions.sequences).filter(is_decode).count()
     }
 
     /// Every page has one owner or is free, and only running sequences own any.
@@ -162,8 +164,8 @@ impl World {
     /// Plays the model: reads the whole past through the pages, writes the new rows, answers outputs.
     fn run(&mut self, actions: &Actions) {
         let batch = &actions.batch;
-        let owners: Vec<SequenceId> = self.owners(batch);
-        for (rows, &id) in batch.sequences.iter().zip(&owners) {
+        assert_eq!(batch.sequences.len(), actions.sequences.len());
+        for (rows, &id) in batch.sequences.iter().zip(&actions.sequences) {
             let client = &self.clients[&id];
             assert!(!client.paused, "{id:?} runs although its client does not read");
             for position in 0..rows.past + rows.rows {
@@ -186,15 +188,6 @@ impl World {
         for output in &actions.outputs {
             self.answer(*output);
         }
-    }
-
-    /// Whose rows a batch holds, found by the scheduler's own book.
-    fn owners(&self, batch: &Batch) -> Vec<SequenceId> {
-        let owner_of = |pages: &Vec<u32>| {
-            let found = self.scheduler.running.iter().find(|(_, sequence)| &sequence.pages == pages);
-            *found.expect("rows belong to a running sequence").0
-        };
-        batch.sequences.iter().map(|rows| owner_of(&rows.pages)).collect()
     }
 
     fn answer(&mut self, output: Output) {
@@ -290,10 +283,10 @@ fn sample_all(actions: &Actions) -> Vec<SchedulerEvent> {
     actions.outputs.iter().map(|output| SchedulerEvent::Sampled { id: output.id, token: 7 }).collect()
 }
 
-/// Rows a sequence got in a step, known by its pages.
-fn rows_of(scheduler: &Scheduler, actions: &Actions, id: u64) -> usize {
-    let Some(sequence) = scheduler.running.get(&SequenceId(id)) else { return 0 };
-    actions.batch.sequences.iter().filter(|rows| rows.pages == sequence.pages).map(|rows| rows.rows).sum()
+/// Rows a sequence got in a step.
+fn rows_of(actions: &Actions, id: u64) -> usize {
+    let place = actions.sequences.iter().position(|&other| other == SequenceId(id));
+    place.map_or(0, |place| actions.batch.sequences[place].rows)
 }
 
 #[test]
@@ -301,8 +294,8 @@ fn a_second_prompt_starts_at_once_beside_a_long_one() {
     let mut scheduler = Scheduler::new(limits(1000));
     scheduler.step(Duration::ZERO, [arrival(0, 8000)]);
     let actions = scheduler.step(Duration::ZERO, [arrival(1, 100)]);
-    assert_eq!(rows_of(&scheduler, &actions, 1), 100, "the newcomer's whole prompt");
-    assert_eq!(rows_of(&scheduler, &actions, 0), 156, "the rest goes to the long one");
+    assert_eq!(rows_of(&actions, 1), 100, "the newcomer's whole prompt");
+    assert_eq!(rows_of(&actions, 0), 156, "the rest goes to the long one");
     assert_eq!(actions.outputs, [Output { id: SequenceId(1), kind: OutputKind::Next }]);
 }
 
@@ -312,7 +305,7 @@ fn long_prompts_share_and_the_oldest_keeps_half() {
     scheduler.step(Duration::ZERO, [arrival(0, 8000)]);
     scheduler.step(Duration::ZERO, [arrival(1, 8000)]);
     let actions = scheduler.step(Duration::ZERO, [arrival(2, 8000)]);
-    let shares = [0, 1, 2].map(|id| rows_of(&scheduler, &actions, id));
+    let shares = [0, 1, 2].map(|id| rows_of(&actions, id));
     assert_eq!(shares, [128, 0, 128], "the newcomer before the one that had a turn");
 }
 
@@ -322,7 +315,7 @@ fn prompts_beside_a_stream_are_cut_to_the_mixed_budget() {
     scheduler.step(Duration::ZERO, [arrival(0, 10)]);
     let sampled = SchedulerEvent::Sampled { id: SequenceId(0), token: 5 };
     let actions = scheduler.step(Duration::ZERO, [sampled, arrival(1, 8000)]);
-    assert_eq!([0, 1].map(|id| rows_of(&scheduler, &actions, id)), [1, 64]);
+    assert_eq!([0, 1].map(|id| rows_of(&actions, id)), [1, 64]);
 }
 
 #[test]
@@ -341,7 +334,7 @@ fn a_preempted_sequence_keeps_its_rank_and_computes_its_own_tokens_again() {
     let later = scheduler.step(Duration::ZERO, [arrival(2, 5)]);
     assert!(later.admitted.is_empty(), "nobody overtakes the preempted one");
     let after = scheduler.step(Duration::ZERO, [SchedulerEvent::Ended { id: SequenceId(0) }]);
-    assert_eq!(rows_of(&scheduler, &after, 1), 65, "prompt and generated tokens");
+    assert_eq!(rows_of(&after, 1), 65, "prompt and generated tokens");
     assert_eq!(after.admitted, [SequenceId(2)], "and it was admitted before");
 }
 
@@ -368,7 +361,7 @@ fn a_paused_sequence_is_skipped_then_reported() {
     assert!(scheduler.step(Duration::from_millis(999), []).is_idle());
     assert_eq!(scheduler.step(Duration::from_secs(1), []).stalled, [id]);
     let actions = scheduler.step(Duration::from_secs(1), [SchedulerEvent::Resumed { id }]);
-    assert_eq!(rows_of(&scheduler, &actions, 0), 1);
+    assert_eq!(rows_of(&actions, 0), 1);
 }
 
 #[test]

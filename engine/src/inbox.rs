@@ -1,0 +1,263 @@
+//! The bounded line between callers and the engine's thread: commands in, and the right to wait.
+//!
+//! Callers never block on the engine: they hold a lock for as long as it takes to compare counters and
+//! push. What waits is bounded by count and by tokens; who does not fit is told when to try again, from
+//! how fast the line has been moving.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crate::EngineError;
+use crate::runner::{Embedding, Generation};
+
+/// What a caller asks of the thread.
+pub(crate) enum Command {
+    Generate(Generation),
+    Embed(Embedding),
+}
+
+/// Shared by handles, streams and the thread.
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    /// The engine's thread, once it runs; it parks when it has nothing to do.
+    thread: OnceLock<Thread>,
+}
+
+struct State {
+    commands: Vec<Command>,
+    generate: Line,
+    embed: Line,
+    /// New work is refused, and what is there is cancelled at this time.
+    drain_until: Option<Instant>,
+    /// The thread is to end, or has ended.
+    stopped: bool,
+}
+
+/// Commands since the last look, and whether to go on.
+pub(crate) struct Intake {
+    pub commands: Vec<Command>,
+    pub drain_until: Option<Instant>,
+    pub stopped: bool,
+}
+
+/// Which line a request waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Generate,
+    Embed,
+}
+
+/// Requests and tokens that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub requests: usize,
+    pub tokens: usize,
+}
+
+impl Inbox {
+    pub fn new(generate_max: Waiting, embed_max: Waiting) -> Inbox {
+        let state = State {
+            commands: Vec::new(),
+            generate: Line::new(generate_max),
+            embed: Line::new(embed_max),
+            drain_until: None,
+            stopped: false,
+        };
+        Inbox { state: Mutex::new(state), thread: OnceLock::new() }
+    }
+
+    /// Called by the thread itself, before it parks for the first time.
+    pub fn set_thread(&self, thread: Thread) {
+        self.thread.get_or_init(|| thread);
+    }
+
+    /// Makes the thread look again.
+    pub fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Puts a command of `tokens` tokens in line.
+    ///
+    /// # Errors
+    /// `QueueFull` with a time to try again; `Stopped` when the engine takes no more work.
+    pub fn submit(&self, queue: Queue, tokens: usize, command: Command) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        if state.stopped || state.drain_until.is_some() {
+            return Err(EngineError::Stopped);
+        }
+        state.line(queue).enter(tokens, Instant::now())?;
+        state.commands.push(command);
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// One request of `tokens` tokens is in line no longer: it runs, or was cancelled.
+    pub fn leave(&self, queue: Queue, tokens: usize) {
+        self.lock().line(queue).leave(tokens, Instant::now());
+    }
+
+    pub fn take(&self) -> Intake {
+        let mut state = self.lock();
+        Intake {
+            commands: std::mem::take(&mut state.commands),
+            drain_until: state.drain_until,
+            stopped: state.stopped,
+        }
+    }
+
+    pub fn waiting(&self, queue: Queue) -> Waiting {
+        self.lock().line(queue).waiting
+    }
+
+    /// The earliest deadline given counts.
+    pub fn drain(&self, deadline: Instant) {
+        let mut state = self.lock();
+        state.drain_until = Some(state.drain_until.map_or(deadline, |earlier| earlier.min(deadline)));
+        drop(state);
+        self.wake();
+    }
+
+    /// Refuses everything from now on and drops what was not taken yet, which ends its streams.
+    pub fn stop(&self) {
+        let dropped = {
+            let mut state = self.lock();
+            state.stopped = true;
+            std::mem::take(&mut state.commands)
+        };
+        drop(dropped);
+        self.wake();
+    }
+
+    /// A panic elsewhere never leaves half a change behind: each one here is complete before the lock
+    /// is let go.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn line(&mut self, queue: Queue) -> &mut Line {
+        match queue {
+            Queue::Generate => &mut self.generate,
+            Queue::Embed => &mut self.embed,
+        }
+    }
+}
+
+/// Who waits, and when the last ones left.
+struct Line {
+    waiting: Waiting,
+    max: Waiting,
+    departures: VecDeque<Instant>,
+}
+
+/// Departures the drain rate is taken from.
+const DEPARTURES: usize = 64;
+
+/// What is said when nothing has left the line yet, and the least and most that is ever said. Clients
+/// ignore hints above a minute.
+const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+impl Line {
+    fn new(max: Waiting) -> Line {
+        Line { waiting: Waiting::default(), max, departures: VecDeque::with_capacity(DEPARTURES) }
+    }
+
+    /// An empty line takes a request of any size: it could never enter otherwise.
+    fn enter(&mut self, tokens: usize, now: Instant) -> Result<(), EngineError> {
+        let Waiting { requests, tokens: before } = self.waiting;
+        let full = requests >= self.max.requests || before.saturating_add(tokens) > self.max.tokens;
+        if full && requests > 0 {
+            let retry_after_ms = self.retry_after(now).as_millis() as u64;
+            return Err(EngineError::QueueFull { waiting: requests, retry_after_ms });
+        }
+        self.waiting = Waiting { requests: requests + 1, tokens: before.saturating_add(tokens) };
+        Ok(())
+    }
+
+    fn leave(&mut self, tokens: usize, now: Instant) {
+        self.waiting.requests = self.waiting.requests.saturating_sub(1);
+        self.waiting.tokens = self.waiting.tokens.saturating_sub(tokens);
+        if self.departures.len() == DEPARTURES {
+            self.departures.pop_front();
+        }
+        self.departures.push_back(now);
+    }
+
+    /// How long the line takes to empty at the rate it has been moving.
+    fn retry_after(&self, now: Instant) -> Duration {
+        let Some(&first) = self.departures.front() else { return RETRY_UNKNOWN };
+        let seconds_each = now.saturating_duration_since(first).as_secs_f64() / self.departures.len() as f64;
+        let seconds = seconds_each * self.waiting.requests as f64;
+        Duration::from_secs_f64(seconds.clamp(RETRY_MIN.as_secs_f64(), RETRY_MAX.as_secs_f64()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line {
+        Line::new(Waiting { requests: 3, tokens: 100 })
+    }
+
+    fn retry_after_ms(result: Result<(), EngineError>) -> Option<u64> {
+        match result {
+            Ok(()) => None,
+            Err(EngineError::QueueFull { retry_after_ms, .. }) => Some(retry_after_ms),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn is_bounded_by_requests_and_by_tokens() {
+        let now = Instant::now();
+        let rows: &[(&[usize], &[bool])] = &[
+            (&[1, 1, 1, 1], &[true, true, true, false]),
+            (&[60, 40, 1], &[true, true, false]),
+            (&[60, 41, 40], &[true, false, true]),
+            (&[1000, 1], &[true, false]),
+            (&[usize::MAX, usize::MAX], &[true, false]),
+        ];
+        for (requests, expected) in rows {
+            let mut line = line();
+            let entered: Vec<bool> = requests.iter().map(|&tokens| line.enter(tokens, now).is_ok()).collect();
+            assert_eq!(entered, *expected, "{requests:?}");
+        }
+    }
+
+    #[test]
+    fn who_leaves_makes_room() {
+        let now = Instant::now();
+        let mut line = line();
+        (0..3).for_each(|_| line.enter(10, now).expect("there is room"));
+        assert!(line.enter(10, now).is_err());
+        line.leave(10, now);
+        assert!(line.enter(10, now).is_ok());
+        assert_eq!(line.waiting, Waiting { requests: 3, tokens: 30 });
+    }
+
+    #[test]
+    fn says_when_to_come_back_from_the_drain_rate() {
+        let start = Instant::now();
+        let mut line = Line::new(Waiting { requests: 10, tokens: 1000 });
+        (0..10).for_each(|_| line.enter(1, start).expect("there is room"));
+        assert_eq!(retry_after_ms(line.enter(1, start)), Some(5000), "nothing has left yet");
+        // One left every 200 ms over the last two seconds; ten wait.
+        for i in 0..10 {
+            line.leave(1, start + Duration::from_millis(200 * i));
+            line.enter(1, start).expect("one left");
+        }
+        let now = start + Duration::from_secs(2);
+        assert_eq!(retry_after_ms(line.enter(1, now)), Some(2000));
+        assert_eq!(retry_after_ms(line.enter(1, start + Duration::from_secs(3600))), Some(60_000));
+        assert_eq!(retry_after_ms(line.enter(1, start)), Some(100));
+    }
+}

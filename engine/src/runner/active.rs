@@ -1,0 +1,204 @@
+//! One running generation: its sampler, its text, its stream, and when it ends.
+
+use std::time::Instant;
+
+use super::stream::EventSender;
+use super::text::{OutputText, TextPiece};
+use crate::Request;
+use crate::request::{Event, FinishReason, Finished, StopCriteria, Timing, TokenEvent, TokenLogprob};
+use crate::sampler::{Sampler, SamplerScratch, token_logprob};
+use crate::tokenizer::Tokenizer;
+
+pub(super) struct ActiveRequest {
+    stream: EventSender,
+    sampler: Sampler,
+    text: OutputText,
+    stop: StopCriteria,
+    /// Tokens that end it.
+    end_tokens: Vec<u32>,
+    max_new_tokens: usize,
+    logprobs: Option<usize>,
+    /// Present until the prompt is scored, when that is asked for.
+    prompt_scores: Option<PromptScores>,
+    prompt_tokens: usize,
+    generated: usize,
+    paused: bool,
+    arrived: Instant,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+/// Log-probabilities of a prompt's tokens, as far as they are known.
+struct PromptScores {
+    prompt: Vec<u32>,
+    top: usize,
+    scores: Vec<Option<TokenLogprob>>,
+}
+
+/// What a row of logits led to.
+pub(super) enum NextRow {
+    Continue(u32),
+    Finish(End),
+}
+
+/// Why and how a generation ends.
+pub(super) struct End {
+    reason: FinishReason,
+    stop_string: Option<String>,
+    /// Whether a token was chosen in the step that ends it.
+    pub chose_token: bool,
+}
+
+impl End {
+    /// Not by the model's doing.
+    pub fn early(reason: FinishReason) -> End {
+        End { reason, stop_string: None, chose_token: false }
+    }
+
+    fn by_token(reason: FinishReason, stop_string: Option<String>) -> End {
+        End { reason, stop_string, chose_token: true }
+    }
+}
+
+impl ActiveRequest {
+    pub fn new(
+        request: Request,
+        prompt: &[u32],
+        eos_tokens: &[u32],
+        stream: EventSender,
+        arrived: Instant,
+    ) -> ActiveRequest {
+        let Request { max_new_tokens, sampling, stop, logprobs, prompt_logprobs, .. } = request;
+        let mut end_tokens = stop.token_ids.clone();
+        if !stop.ignore_eos {
+            end_tokens.extend_from_slice(eos_tokens);
+        }
+        let scores = |top| PromptScores { prompt: prompt.to_vec(), top, scores: vec![None] };
+        ActiveRequest {
+            stream,
+            sampler: Sampler::new(sampling, prompt, end_tokens.clone(), stop.min_tokens),
+            text: OutputText::new(&stop),
+            stop,
+            end_tokens,
+            max_new_tokens,
+            logprobs,
+            prompt_scores: prompt_logprobs.map(scores),
+            prompt_tokens: prompt.len(),
+            generated: 0,
+            paused: false,
+            arrived,
+            admitted: None,
+            first_token: None,
+        }
+    }
+
+    pub fn scores_prompt(&self) -> bool {
+        self.prompt_scores.is_some()
+    }
+
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    pub fn is_admitted(&self) -> bool {
+        self.admitted.is_some()
+    }
+
+    pub fn admit(&mut self, now: Instant) {
+        self.admitted = Some(now);
+    }
+
+    /// Whether nobody reads it any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.stream.is_closed()
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Looks whether the client keeps up. Returns whether that changed.
+    pub fn update_paused(&mut self) -> bool {
+        let paused = !self.stream.has_room();
+        std::mem::replace(&mut self.paused, paused) != paused
+    }
+
+    /// Takes the logits of the prompt row at `position`, which predict the prompt's next token.
+    pub fn score(&mut self, position: usize, logits: &[f32], tokenizer: &Tokenizer) {
+        let Some(PromptScores { prompt, top, scores }) = &mut self.prompt_scores else { return };
+        let token = prompt[position + 1];
+        scores.push(Some(token_logprob(logits, token, *top, |id| tokenizer.token_bytes(id))));
+    }
+
+    /// Takes the logits of the last row: chooses a token, sends it, and says how it goes on.
+    pub fn next(
+        &mut self,
+        logits: &mut [f32],
+        scratch: &mut SamplerScratch,
+        tokenizer: &Tokenizer,
+    ) -> NextRow {
+        if let Some(scored) = self.prompt_scores.take() {
+            self.stream.send(Event::PromptLogprobs(scored.scores));
+        }
+        if self.max_new_tokens == 0 {
+            return NextRow::Finish(End::early(FinishReason::Length));
+        }
+        let token = self.sampler.choose(logits, scratch);
+        self.generated += 1;
+        self.first_token.get_or_insert_with(Instant::now);
+        let is_end = self.end_tokens.contains(&token);
+        if is_end && !self.stop.include_stop_text {
+            return NextRow::Finish(End::by_token(FinishReason::Stop, None));
+        }
+        let may_stop = self.generated >= self.stop.min_tokens;
+        let TextPiece { text, matched } = self.text.push(tokenizer, token, may_stop);
+        let logprob =
+            self.logprobs.map(|top| token_logprob(logits, token, top, |id| tokenizer.token_bytes(id)));
+        self.stream.send(Event::Token(TokenEvent { token, text, logprob }));
+        self.after_token(token, is_end, matched)
+    }
+
+    fn after_token(&self, token: u32, is_end: bool, matched: Option<usize>) -> NextRow {
+        if let Some(index) = matched {
+            let stop_string = self.text.stop_string(index).to_owned();
+            NextRow::Finish(End::by_token(FinishReason::Stop, Some(stop_string)))
+        } else if is_end {
+            NextRow::Finish(End::by_token(FinishReason::Stop, None))
+        } else if self.generated >= self.max_new_tokens {
+            NextRow::Finish(End::by_token(FinishReason::Length, None))
+        } else {
+            NextRow::Continue(token)
+        }
+    }
+
+    /// Sends the last event.
+    pub fn finish(mut self, end: End, now: Instant) {
+        // After a stop string, what is held back lies behind the match.
+        let text = if end.stop_string.is_some() { String::new() } else { self.text.flush() };
+        let finished = Finished {
+            reason: end.reason,
+            text,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: 0,
+            completion_tokens: self.generated,
+            stop_string: end.stop_string,
+            timing: self.timing(now),
+        };
+        self.stream.end(Event::Finished(finished));
+    }
+
+    pub fn fail(self, reason: String) {
+        self.stream.end(Event::Failed(reason));
+    }
+
+    /// A phase that was not reached took no time; the one it ended in lasted until `now`.
+    fn timing(&self, now: Instant) -> Timing {
+        let admitted = self.admitted.unwrap_or(now);
+        let first_token = self.first_token.unwrap_or(now);
+        Timing {
+            queue: admitted.saturating_duration_since(self.arrived),
+            prefill: first_token.saturating_duration_since(admitted),
+            decode: now.saturating_duration_since(first_token),
+        }
+    }
+}

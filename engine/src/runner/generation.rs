@@ -1,0 +1,236 @@
+//! One chat model on the engine's thread: its network, cache, scheduler and running requests.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kernels::{KvCache, Tensor};
+
+use super::active::{ActiveRequest, End, NextRow};
+use super::stream::EventSender;
+use super::{Counters, panic_text};
+use crate::batch::{Batch, Decoder};
+use crate::inbox::{Inbox, Queue};
+use crate::request::FinishReason;
+use crate::sampler::SamplerScratch;
+use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
+use crate::tokenizer::Tokenizer;
+use crate::{EngineOptions, Request};
+
+/// Prompt rows of whole-vocabulary logits in one step: 32 rows of 262,144 tokens are 32 MiB.
+const SCORED_ROWS_MAX: usize = 32;
+
+/// Freed pages zeroed beside a step: more than a step fills, little beside what it computes.
+const SCRUB_PAGES_MAX: usize = 32;
+const IDLE_SCRUB_PAGES_MAX: usize = 128;
+
+/// A generation on its way to the thread.
+pub(crate) struct Generation {
+    /// Index of the model.
+    pub model: usize,
+    pub request: Request,
+    pub stream: EventSender,
+    pub arrived: Instant,
+}
+
+pub(super) struct GenerationRunner {
+    network: Box<dyn Decoder>,
+    kv: KvCache,
+    scheduler: Scheduler,
+    tokenizer: Arc<Tokenizer>,
+    eos_tokens: Vec<u32>,
+    started: Instant,
+    requests: BTreeMap<SequenceId, ActiveRequest>,
+    next_id: u64,
+    /// What the scheduler has not been told yet.
+    events: Vec<SchedulerEvent>,
+    logits: Tensor,
+    scratch: SamplerScratch,
+}
+
+impl GenerationRunner {
+    pub fn new(
+        network: Box<dyn Decoder>,
+        kv: KvCache,
+        tokenizer: Arc<Tokenizer>,
+        eos_tokens: Vec<u32>,
+        options: &EngineOptions,
+        started: Instant,
+    ) -> GenerationRunner {
+        let limits = SchedulerLimits {
+            pages: kv.pages(),
+            running_sequences_max: options.running_sequences_max,
+            step_tokens_max: options.step_tokens_max,
+            mixed_prefill_tokens_max: options.mixed_prefill_tokens_max,
+            scored_rows_max: SCORED_ROWS_MAX,
+            scrub_pages_max: SCRUB_PAGES_MAX,
+            idle_scrub_pages_max: IDLE_SCRUB_PAGES_MAX,
+            stalled_client_max: options.stalled_client_max,
+        };
+        GenerationRunner {
+            network,
+            kv,
+            scheduler: Scheduler::new(limits),
+            tokenizer,
+            eos_tokens,
+            started,
+            requests: BTreeMap::new(),
+            next_id: 0,
+            events: Vec::new(),
+            logits: Tensor::default(),
+            scratch: SamplerScratch::default(),
+        }
+    }
+
+    pub fn accept(&mut self, generation: Generation) {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let Generation { mut request, stream, arrived, .. } = generation;
+        let prompt = std::mem::take(&mut request.prompt);
+        let active = ActiveRequest::new(request, &prompt, &self.eos_tokens, stream, arrived);
+        let score_prompt = active.scores_prompt();
+        self.requests.insert(id, active);
+        self.events.push(SchedulerEvent::Arrived { id, prompt, score_prompt });
+    }
+
+    /// Runs one step. Returns whether there was anything to do.
+    pub fn step(&mut self, inbox: &Inbox, counters: &mut Counters) -> bool {
+        self.watch_clients(inbox, counters);
+        let events = std::mem::take(&mut self.events);
+        let actions = self.scheduler.step(self.started.elapsed(), events);
+        self.follow(&actions, inbox, counters);
+        actions.zero.iter().for_each(|&page| self.kv.zero_page(page));
+        if !actions.batch.tokens.is_empty() {
+            self.run(&actions, inbox, counters);
+        }
+        !actions.is_idle()
+    }
+
+    /// Whether a step might compute something.
+    pub fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// When to look again although nothing happened.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.scheduler.next_deadline().map(|deadline| self.started + deadline)
+    }
+
+    /// Pages of the cache: all, and those owned by sequences.
+    pub fn pages(&self) -> (usize, usize) {
+        (self.scheduler.pages().total(), self.scheduler.pages().used())
+    }
+
+    pub fn running(&self) -> usize {
+        self.requests.values().filter(|request| request.is_admitted()).count()
+    }
+
+    /// Ends everything, for a drain or the engine's end.
+    pub fn cancel_all(&mut self, inbox: &Inbox, counters: &mut Counters) {
+        let ids: Vec<SequenceId> = self.requests.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.cancel(id, inbox, counters));
+    }
+
+    /// Looks at every stream: whose client is gone, whose does not read, whose reads again.
+    fn watch_clients(&mut self, inbox: &Inbox, counters: &mut Counters) {
+        let mut gone = Vec::new();
+        for (&id, request) in &mut self.requests {
+            if request.is_abandoned() {
+                gone.push(id);
+            } else if request.update_paused() {
+                self.events.push(match request.is_paused() {
+                    true => SchedulerEvent::Paused { id },
+                    false => SchedulerEvent::Resumed { id },
+                });
+            }
+        }
+        gone.into_iter().for_each(|id| self.cancel(id, inbox, counters));
+    }
+
+    fn follow(&mut self, actions: &Actions, inbox: &Inbox, counters: &mut Counters) {
+        let now = Instant::now();
+        for id in &actions.admitted {
+            if let Some(request) = self.requests.get_mut(id) {
+                request.admit(now);
+                counters.prompt_tokens += request.prompt_tokens() as u64;
+                inbox.leave(Queue::Generate, request.prompt_tokens());
+            }
+        }
+        counters.preemptions += actions.preempted.len() as u64;
+        for &id in &actions.stalled {
+            tracing::info!(sequence = id.0, "cancelled: its client reads no more");
+            self.cancel(id, inbox, counters);
+        }
+    }
+
+    fn run(&mut self, actions: &Actions, inbox: &Inbox, counters: &mut Counters) {
+        counters.steps += 1;
+        let computed = catch_unwind(AssertUnwindSafe(|| {
+            forward(self.network.as_mut(), &actions.batch, &mut self.kv, &mut self.logits);
+            for (row, output) in actions.outputs.iter().enumerate() {
+                self.answer(row, *output, counters);
+            }
+        }));
+        if let Err(panic) = computed {
+            self.fail(&actions.sequences, &panic_text(panic), inbox, counters);
+        }
+    }
+
+    /// Uses one row of logits: scores a prompt token or chooses the next one.
+    fn answer(&mut self, row: usize, output: Output, counters: &mut Counters) {
+        let Output { id, kind } = output;
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        let logits = self.logits.row_mut(row);
+        match kind {
+            OutputKind::Prompt { position } => request.score(position, logits, &self.tokenizer),
+            OutputKind::Next => match request.next(logits, &mut self.scratch, &self.tokenizer) {
+                NextRow::Continue(token) => {
+                    counters.generated_tokens += 1;
+                    self.events.push(SchedulerEvent::Sampled { id, token });
+                }
+                NextRow::Finish(end) => {
+                    counters.finished_requests += 1;
+                    let request = self.requests.remove(&id).expect("it was just used");
+                    counters.generated_tokens += u64::from(end.chose_token);
+                    self.events.push(SchedulerEvent::Ended { id });
+                    request.finish(end, Instant::now());
+                }
+            },
+        }
+    }
+
+    /// Ends one request early.
+    fn cancel(&mut self, id: SequenceId, inbox: &Inbox, counters: &mut Counters) {
+        if let Some(request) = self.remove(id, inbox) {
+            counters.cancelled_requests += 1;
+            request.finish(End::early(FinishReason::Cancelled), Instant::now());
+        }
+    }
+
+    /// The network broke in the middle of a step: what it left in the cache for the sequences of that
+    /// step is in doubt, so those end. The others and the engine go on.
+    fn fail(&mut self, ids: &[SequenceId], reason: &str, inbox: &Inbox, counters: &mut Counters) {
+        tracing::error!(reason, requests = ids.len(), "a model failed in the middle of a step");
+        for &id in ids {
+            if let Some(request) = self.remove(id, inbox) {
+                counters.failed_requests += 1;
+                request.fail(format!("the model failed: {reason}"));
+            }
+        }
+    }
+
+    fn remove(&mut self, id: SequenceId, inbox: &Inbox) -> Option<ActiveRequest> {
+        let request = self.requests.remove(&id)?;
+        if !request.is_admitted() {
+            inbox.leave(Queue::Generate, request.prompt_tokens());
+        }
+        self.events.push(SchedulerEvent::Ended { id });
+        Some(request)
+    }
+}
+
+fn forward(network: &mut dyn Decoder, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
+    network.forward(batch, kv, logits);
+    assert_eq!(logits.rows(), batch.logit_rows.len(), "one row of logits for each wanted row");
+}

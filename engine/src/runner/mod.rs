@@ -1,0 +1,219 @@
+//! The engine's thread: it owns every model's network and cache, and does all the work.
+//!
+//! Models share the cores in turn, a step each; a step is bounded, and an embedding step that runs
+//! between steps of a chat model is kept short. With nothing to do the thread parks until a caller, or
+//! a client that reads again, wakes it.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `generation.rs` | a chat model: scheduler, forward, sampling |
+//! | `active.rs` | one running generation |
+//! | `text.rs` | tokens to text, stop strings |
+//! | `stream.rs` | the sending end of an event stream |
+//! | `embedding.rs` | an embedding model |
+
+mod active;
+mod embedding;
+mod generation;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+pub(crate) use self::embedding::Embedding;
+use self::embedding::EmbeddingRunner;
+pub(crate) use self::generation::Generation;
+use self::generation::GenerationRunner;
+pub(crate) use self::stream::{StreamShared, event_channel};
+use crate::EngineOptions;
+use crate::batch::{Decoder, Encoder};
+use crate::handle::EngineStats;
+use crate::inbox::{Command, Inbox, Intake};
+use crate::tokenizer::Tokenizer;
+
+/// Everything the thread owns.
+pub(crate) struct Runner {
+    /// In the order of [`crate::Engine::models`].
+    models: Vec<ModelRunner>,
+    inbox: Arc<Inbox>,
+    stats: Arc<Mutex<EngineStats>>,
+    counters: Counters,
+    options: EngineOptions,
+    started: Instant,
+}
+
+enum ModelRunner {
+    Generate(Box<GenerationRunner>),
+    Embed(EmbeddingRunner),
+}
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    prompt_tokens: u64,
+    generated_tokens: u64,
+    embedded_tokens: u64,
+    finished_requests: u64,
+    cancelled_requests: u64,
+    failed_requests: u64,
+    preemptions: u64,
+    steps: u64,
+}
+
+impl Runner {
+    pub fn new(inbox: Arc<Inbox>, stats: Arc<Mutex<EngineStats>>, options: EngineOptions) -> Runner {
+        let started = Instant::now();
+        Runner { models: Vec::new(), inbox, stats, counters: Counters::default(), options, started }
+    }
+
+    /// Adds a chat model whose cache has `kv.pages()` pages.
+    pub fn add_decoder(
+        &mut self,
+        network: Box<dyn Decoder>,
+        kv: kernels::KvCache,
+        tokenizer: Arc<Tokenizer>,
+        eos_tokens: Vec<u32>,
+    ) {
+        let runner = GenerationRunner::new(network, kv, tokenizer, eos_tokens, &self.options, self.started);
+        self.models.push(ModelRunner::Generate(Box::new(runner)));
+    }
+
+    pub fn add_encoder(&mut self, network: Box<dyn Encoder>) {
+        self.models.push(ModelRunner::Embed(EmbeddingRunner::new(network)));
+    }
+
+    /// The thread's body: until the last handle is gone.
+    pub fn run(mut self) {
+        // However this function is left, nobody waits for it in vain.
+        let _stop = StopOnDrop(Arc::clone(&self.inbox));
+        self.inbox.set_thread(std::thread::current());
+        loop {
+            let Intake { commands, drain_until, stopped } = self.inbox.take();
+            commands.into_iter().for_each(|command| self.dispatch(command));
+            if stopped || drain_until.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.cancel_all();
+            }
+            if stopped {
+                return self.publish();
+            }
+            let worked = self.step();
+            self.publish();
+            if !worked {
+                self.park(drain_until);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, command: Command) {
+        match command {
+            Command::Generate(generation) => {
+                if let Some(ModelRunner::Generate(runner)) = self.models.get_mut(generation.model) {
+                    runner.accept(generation);
+                }
+            }
+            Command::Embed(embedding) => {
+                if let Some(ModelRunner::Embed(runner)) = self.models.get_mut(embedding.model) {
+                    runner.accept(embedding);
+                }
+            }
+        }
+    }
+
+    /// One step of each model. Returns whether any had something to do.
+    fn step(&mut self) -> bool {
+        let generating = self.models.iter().any(ModelRunner::is_generating);
+        let embed_tokens_max = match generating {
+            true => self.options.mixed_embed_tokens_max,
+            false => self.options.embed_step_tokens_max,
+        };
+        let mut worked = false;
+        for model in &mut self.models {
+            worked |= match model {
+                ModelRunner::Generate(runner) => runner.step(&self.inbox, &mut self.counters),
+                ModelRunner::Embed(runner) => runner.step(embed_tokens_max, &self.inbox, &mut self.counters),
+            };
+        }
+        worked
+    }
+
+    fn cancel_all(&mut self) {
+        for model in &mut self.models {
+            match model {
+                ModelRunner::Generate(runner) => runner.cancel_all(&self.inbox, &mut self.counters),
+                ModelRunner::Embed(runner) => runner.cancel_all(&self.inbox, &mut self.counters),
+            }
+        }
+    }
+
+    /// Sleeps until woken, or until a client that does not read has to be given up or a drain ends.
+    fn park(&self, drain_until: Option<Instant>) {
+        let stalls = self.models.iter().filter_map(|model| match model {
+            ModelRunner::Generate(runner) => runner.next_deadline(),
+            ModelRunner::Embed(_) => None,
+        });
+        let now = Instant::now();
+        // A drain that is over has nothing left to cancel.
+        let drain_until = drain_until.filter(|&deadline| deadline > now);
+        match stalls.chain(drain_until).min() {
+            Some(deadline) => std::thread::park_timeout(deadline.saturating_duration_since(now)),
+            None => std::thread::park(),
+        }
+    }
+
+    fn publish(&self) {
+        let mut stats = self.counters.stats();
+        for model in &self.models {
+            match model {
+                ModelRunner::Generate(runner) => {
+                    let (total, used) = runner.pages();
+                    stats.kv_pages_total += total;
+                    stats.kv_pages_used += used;
+                    stats.running_sequences += runner.running();
+                }
+                ModelRunner::Embed(runner) => stats.embed_inputs_waiting += runner.inputs_waiting(),
+            }
+        }
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+}
+
+impl ModelRunner {
+    fn is_generating(&self) -> bool {
+        matches!(self, ModelRunner::Generate(runner) if runner.has_requests())
+    }
+}
+
+impl Counters {
+    fn stats(&self) -> EngineStats {
+        EngineStats {
+            prompt_tokens: self.prompt_tokens,
+            generated_tokens: self.generated_tokens,
+            embedded_tokens: self.embedded_tokens,
+            finished_requests: self.finished_requests,
+            cancelled_requests: self.cancelled_requests,
+            failed_requests: self.failed_requests,
+            preemptions: self.preemptions,
+            steps: self.steps,
+            ..EngineStats::default()
+        }
+    }
+}
+
+/// Marks the engine as stopped when its thread ends, by whatever way.
+struct StopOnDrop(Arc<Inbox>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// What a panic said.
+fn panic_text(panic: Box<dyn Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown reason".to_owned())
+}
