@@ -4,12 +4,9 @@ use tokenizers::Tokenizer as Inner;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::normalizers::{NormalizerWrapper, Precompiled, Sequence};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
-use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 
-use super::{GgufVocabulary, TokenType};
+use super::{GgufVocabulary, TokenType, charsmap};
 use crate::EngineError;
 use crate::tokenizer::failed;
 
@@ -19,6 +16,9 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     }
     let typed = (0..vocabulary.tokens.len()).find(|id| vocabulary.token_type(*id) == TokenType::Unknown);
     let unknown = vocabulary.unknown_token_id.map(|id| id as usize).or(typed);
+    if unknown.is_none() {
+        return Err(EngineError::Tokenizer("tokenizer.ggml.unknown_token_id is missing".into()));
+    }
     let scored: Vec<(String, f64)> = vocabulary
         .tokens
         .iter()
@@ -28,7 +28,7 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     let byte_fallback = (0..vocabulary.tokens.len()).any(|id| vocabulary.token_type(id) == TokenType::Byte);
     let mut inner = Inner::new(Unigram::from(scored, unknown, byte_fallback).map_err(failed)?);
     inner.with_normalizer(normalizer(vocabulary)?).map_err(failed)?;
-    inner.with_pre_tokenizer(Some(pre_tokenizer(vocabulary)));
+    inner.with_pre_tokenizer(Some(metaspace(vocabulary)));
     inner.with_decoder(Some(metaspace(vocabulary)));
     vocabulary.add_tokens(&mut inner)?;
     let bos = vocabulary.bos_token_id.filter(|_| vocabulary.add_bos_token.unwrap_or(false));
@@ -40,25 +40,19 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
 fn normalizer(vocabulary: &GgufVocabulary) -> Result<Option<Sequence>, EngineError> {
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
     if !vocabulary.precompiled_charsmap.is_empty() {
+        let named = |reason: String| failed(format!("tokenizer.ggml.precompiled_charsmap: {reason}"));
+        charsmap::check(&vocabulary.precompiled_charsmap).map_err(named)?;
         let charsmap = Precompiled::from(&vocabulary.precompiled_charsmap)
-            .map_err(|error| failed(format!("tokenizer.ggml.precompiled_charsmap: {error:?}")))?;
+            .map_err(|error| named(error.to_string()))?;
         steps.push(charsmap.into());
     }
     if vocabulary.remove_extra_whitespaces.unwrap_or(true) {
-        let runs = ReplacePattern::Regex(" {2,}".to_owned());
-        steps.push(Replace::new(runs, " ").map_err(failed)?.into());
+        for (extra, kept) in [("^ +| +$", ""), (" {2,}", " ")] {
+            let extra = ReplacePattern::Regex(extra.to_owned());
+            steps.push(Replace::new(extra, kept).map_err(failed)?.into());
+        }
     }
     Ok((!steps.is_empty()).then(|| Sequence::new(steps)))
-}
-
-fn pre_tokenizer(vocabulary: &GgufVocabulary) -> PreTokenizerWrapper {
-    let metaspace = metaspace(vocabulary);
-    if vocabulary.remove_extra_whitespaces.unwrap_or(true) {
-        // Whitespace at either end of a text is extra as well.
-        PreTokenizerSequence::new(vec![WhitespaceSplit.into(), metaspace.into()]).into()
-    } else {
-        metaspace.into()
-    }
 }
 
 fn metaspace(vocabulary: &GgufVocabulary) -> Metaspace {

@@ -18,6 +18,10 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     let names: Vec<String> = (0..vocabulary.tokens.len()).map(|id| name(vocabulary, id)).collect();
     let unknown =
         vocabulary.unknown_token_id.and_then(|id| vocabulary.name(id)).unwrap_or("[UNK]").to_owned();
+    if !names.contains(&unknown) {
+        let reason = "tokenizer.ggml.unknown_token_id is missing, and no token is called [UNK]";
+        return Err(EngineError::Tokenizer(reason.into()));
+    }
     let ids = ids_by_name(names.iter().map(String::as_str));
     let model = WordPiece::builder()
         .vocab(ids.into_iter().collect::<ahash::AHashMap<_, _>>())
