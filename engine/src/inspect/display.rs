@@ -35,6 +35,10 @@ impl fmt::Display for Inspection {
             }),
         )?;
         line("licence", Some(description.license.clone().unwrap_or_else(|| "not stated".into())))?;
+        line(
+            "runs here",
+            Some(self.refusal.as_ref().map_or("yes".into(), |reason| format!("no: {reason}"))),
+        )?;
         self.write_types(f)?;
         self.write_tensors(f)
     }

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::EngineError;
 use crate::files::{ModelFiles, TensorEntry};
+use crate::models::description::describe;
 
 /// What a model file or folder holds. Absent facts are `None`: the file does not say.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +27,8 @@ pub struct Inspection {
     pub file_bytes: u64,
     #[serde(flatten)]
     pub description: Description,
+    /// Why this version cannot run the model; `None` when nothing in the directory speaks against it.
+    pub refusal: Option<String>,
     /// Values of all tensors that are not integer bookkeeping.
     pub parameters: u64,
     /// The largest type first.
@@ -108,10 +111,22 @@ pub fn inspect(path: &Path) -> Result<Inspection, EngineError> {
         file_format,
         file_bytes: file_bytes as u64,
         description,
+        refusal: refusal(&files),
         parameters: files.entries().filter(|entry| is_weight(entry)).map(|entry| entry.values() as u64).sum(),
         types: type_shares(files.entries()),
         tensors: files.entries().map(TensorSummary::of).collect(),
     })
+}
+
+fn refusal(files: &ModelFiles) -> Option<String> {
+    match describe(files) {
+        Err(EngineError::Unsupported { reason, .. } | EngineError::BadFile { reason, .. }) => Some(reason),
+        Err(other) => Some(other.to_string()),
+        Ok(_) => {
+            let entry = files.entries().find(|entry| is_weight(entry) && entry.kind.format.is_none())?;
+            Some(format!("tensor `{}` has type {}, which has no kernel", entry.name, entry.kind.name))
+        }
+    }
 }
 
 /// Integer tensors are positions and masks, not something that was learnt.

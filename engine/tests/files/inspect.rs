@@ -51,6 +51,7 @@ fn smollm2() {
         &inspection,
         &[
             "parameters 134.5 M",
+            "runs here yes",
             "heads 9, 3 for keys and values",
             "vocabulary 49152 tokens, BPE (smollm)",
             "blk.*.attn_norm.weight F32 576 30 of them",
@@ -76,6 +77,7 @@ fn minilm() {
             "heads": 12,
             "vocabulary": {"kind": "WordPiece", "tokens": 30_522},
             "chat_template": null,
+            "refusal": null,
         }),
     );
     check_display(&inspection, &["chat template none", "I64 1 512 4.1 kB (no kernel)"]);
@@ -98,6 +100,11 @@ fn odd_contents() {
     let expected = ["name tame\u{fffd}[2J", "IQ2_XXS 1 256 66 B (no kernel)", "vocabulary 3 tokens, BPE"];
     check_display(&inspection, &expected);
 
+    draft.set("general.architecture", TEXT, text("mamba"));
+    let refusal = inspect_draft(&draft).unwrap().refusal.unwrap();
+    assert!(refusal.contains("architecture `mamba` is not supported"), "{refusal}");
+
+    draft.set("general.architecture", TEXT, text("llama"));
     draft.set("llama.block_count", TEXT, text("many"));
     let error = inspect_draft(&draft).unwrap_err();
     assert!(matches!(error, EngineError::BadFile { .. }), "{error}");
