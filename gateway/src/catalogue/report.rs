@@ -36,7 +36,7 @@ struct Terminal {
 impl Terminal {
     fn new() -> Terminal {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-        let layout = "  {msg} [{bar:30}] {decimal_bytes:>9} / {decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4}";
+        let layout = "  {msg:28!} [{wide_bar}] {decimal_bytes:>9} / {decimal_total_bytes:9} {decimal_bytes_per_sec:>11}";
         let style = ProgressStyle::with_template(layout).expect("the layout is a constant that is tested");
         bar.set_style(style.progress_chars("=> "));
         Terminal { bar }
@@ -49,13 +49,13 @@ impl Report for Terminal {
     }
 
     fn start(&self, label: &str, total: u64, at: u64) {
-        self.bar.set_draw_target(ProgressDrawTarget::stderr());
         self.bar.reset();
         self.bar.set_length(total);
         self.bar.set_message(label.to_owned());
         // Bytes that were here before are no part of the speed.
         self.bar.set_position(at);
         self.bar.reset_eta();
+        self.bar.set_draw_target(ProgressDrawTarget::stderr());
     }
 
     fn at(&self, at: u64) {

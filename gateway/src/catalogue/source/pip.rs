@@ -79,7 +79,7 @@ impl Pip {
             fs::create_dir_all(folder).map_err(CatalogueError::io("create", folder))?;
         }
         if !self.downloaded.contains(package) {
-            report.start(&format!("pip: {package}"), bytes, 0);
+            report.start(&format!("pip: {name}"), bytes, 0);
             let ran = self.run_pip(package, &folder, &temporary, report);
             report.end();
             ran?;
@@ -104,7 +104,7 @@ impl Pip {
             let errors = output.try_clone().map_err(CatalogueError::io("create", &log))?;
             command.env("TMPDIR", temporary).stdin(Stdio::null()).stdout(output).stderr(errors);
             let status = match command.spawn() {
-                Ok(child) => wait(child, &self.work, report)?,
+                Ok(child) => wait(child, &[folder, temporary], report)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(SourceError::Unreachable(format!("{}: {error}", words[0]))),
             };
@@ -136,15 +136,16 @@ fn download_arguments() -> [&'static str; 9] {
     ]
 }
 
-/// Waits for pip, reporting how much has arrived in `work`, and stops it when nothing does.
-fn wait(mut child: Child, work: &Path, report: &dyn Report) -> Result<ExitStatus, SourceError> {
+/// Waits for pip, reporting how much has arrived in `folders` (it moves a package from one to the
+/// other), and stops it when nothing does.
+fn wait(mut child: Child, folders: &[&Path], report: &dyn Report) -> Result<ExitStatus, SourceError> {
     let failed = |error: io::Error| SourceError::Unreachable(format!("pip: {error}"));
     let (mut arrived, mut last) = (0, Instant::now());
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
             return Ok(status);
         }
-        let now = bytes_below(work);
+        let now = folders.iter().map(|folder| bytes_below(folder)).max().unwrap_or(0);
         if now != arrived {
             (arrived, last) = (now, Instant::now());
             report.at(arrived);
