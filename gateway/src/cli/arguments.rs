@@ -9,6 +9,8 @@ Janus serves language models and embeddings over the OpenAI API, from this machi
 
 const EXAMPLES: &str = "\
 Examples:
+  janus serve                          serve a small chat model and an embedding model
+  janus serve --model ./my-model.gguf  serve a file of your own
   janus chat                           talk to what is served
   janus models                         models known by name, and which are installed
   janus inspect ./my-model.gguf        what a model file holds
@@ -30,6 +32,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Serve models over the OpenAI API
+    Serve(ServeArguments),
     /// Chat in the terminal, with a running server or without one
     Chat(ChatArguments),
     /// Fetch a model by name
@@ -57,6 +61,44 @@ pub enum Command {
     Bench(BenchArguments),
     /// Show the configuration
     Config(ConfigCommand),
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  janus serve
+      smollm2-135m-instruct and all-minilm-l6-v2 on http://127.0.0.1:8080, fetched first if missing
+  janus serve --model ./chat.gguf --model embed=./folder --listen 127.0.0.1:9000
+      a GGUF file under its own name, and a folder under the name `embed`
+  janus serve --config janus.toml --set engine.kv_mib=4096
+      settings from a file (`janus config --print-default` documents them), one of them changed
+
+Settings come from the defaults, the file, JANUS_SECTION_KEY variables and flags, the later over the earlier.
+Stop it with Ctrl-C or SIGTERM: running requests finish, new ones are answered 503.";
+
+#[derive(Args)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub struct ServeArguments {
+    /// A model to serve: a name from `janus models`, a GGUF file, a model folder, or NAME=PATH; may be repeated
+    #[arg(long, value_name = "MODEL")]
+    pub model: Vec<String>,
+    /// Address and port [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "JANUS_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Threads that compute [default: one a core]
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
+    /// Cap on the context of every model, in tokens [default: what each was made for]
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// Check every byte of the models fetched by name against the catalogue's SHA-256 first
+    #[arg(long)]
+    pub verify: bool,
+    /// Any setting, as in `engine.kv_mib=4096`; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 const CHAT_EXAMPLES: &str = "\
@@ -185,6 +227,10 @@ mod tests {
 
     #[test]
     fn command_lines() {
+        check("serve", true);
+        check("serve --model a --model b=c --listen 127.0.0.1:0 --threads 2 --verify --set a.b=c", true);
+        check("serve --models-dir /x", true);
+        check("serve --threads many", false);
         check("--models-dir /x models --json", true);
         check("pull", false);
         check("pull name --from x --accept-license", true);

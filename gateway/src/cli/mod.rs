@@ -6,6 +6,7 @@
 //! | [`bench`] | `bench` |
 //! | [`models`] | `pull`, `models`, `rm` |
 //! | [`inspect`] | `inspect` |
+//! | [`serve`] | `serve`: configuration, models, engine, server |
 //! | [`open`] | a model's name or path, to a loaded model |
 //! | [`chat`] | `chat` with a server or an engine of its own |
 //! | [`output`] | standard output, colours |
@@ -19,6 +20,7 @@ pub mod inspect;
 pub mod models;
 pub mod open;
 pub mod output;
+pub mod serve;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ pub fn run() -> ExitCode {
 fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     let folder = arguments.models_dir.as_deref();
     match &arguments.command {
+        Command::Serve(serve) => serve::run(serve, folder),
         Command::Chat(chat) => chat::run(chat, folder),
         Command::Bench(bench) => bench::run(bench, folder),
         Command::Pull(pull) => models::pull(pull, folder),

@@ -1,0 +1,166 @@
+//! `janus serve`: configuration, models, engine, server; then one block that says what is where.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use engine::Engine;
+use engine::model::{LoadedModel, ModelInfo, Task};
+
+use super::DONE;
+use super::arguments::ServeArguments;
+use super::open::Opener;
+use super::output::{Paint, print, table};
+use crate::config::{self, Config, Sources};
+use crate::keys::ApiKeys;
+use crate::server::{Server, shutdown_signal};
+use crate::telemetry::start_logs;
+
+pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<u8> {
+    let start = Instant::now();
+    let config = configuration(arguments, folder)?;
+    start_logs(&config.log)?;
+    // What would be refused after the models are loaded is better refused before.
+    config::listen_address(&config.server.listen, ApiKeys::load(&config.auth)?.is_required())?;
+    let engine = Engine::start(load_models(&config)?, config.engine.options())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads that serve connections")?;
+    runtime.block_on(async {
+        let server = Server::bind(&config, engine.clone()).await?;
+        print(&ready(server.local_address(), engine.models(), start.elapsed()))?;
+        server.run(shutdown_signal()).await;
+        Ok(DONE)
+    })
+}
+
+/// Defaults, file, environment, flags.
+fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<Config> {
+    let mut overrides: Vec<(String, String)> = Vec::new();
+    for set in &arguments.set {
+        let (key, value) =
+            set.split_once('=').with_context(|| format!("--set {set}: write SECTION.KEY=VALUE"))?;
+        overrides.push((key.to_owned(), value.to_owned()));
+    }
+    let mut flag = |key: &str, value: Option<String>| {
+        overrides.extend(value.map(|value| (key.to_owned(), value)));
+    };
+    arguments.model.iter().for_each(|model| flag("models.serve", Some(model.clone())));
+    flag("models.folder", folder.map(|folder| folder.display().to_string()));
+    flag("models.verify", arguments.verify.then(|| "true".to_owned()));
+    flag("models.context_tokens_max", arguments.context.map(|tokens| tokens.to_string()));
+    flag("engine.threads", arguments.threads.map(|threads| threads.to_string()));
+    flag("server.listen", arguments.listen.clone());
+    let environment = Sources::process_environment();
+    Ok(Config::load(&Sources { file: arguments.config.as_deref(), environment, overrides })?)
+}
+
+/// What the configuration names, or the catalogue's defaults.
+fn load_models(config: &Config) -> anyhow::Result<Vec<LoadedModel>> {
+    let models = &config.models;
+    let folder = Some(Path::new(&models.folder)).filter(|folder| !folder.as_os_str().is_empty());
+    let mut opener = Opener::new(folder, Some(config.engine.threads).filter(|&threads| threads > 0))?;
+    opener.verify = models.verify;
+    opener.context_tokens = Some(models.context_tokens_max).filter(|&tokens| tokens > 0);
+    let mut wanted = models.serve.clone();
+    if wanted.is_empty() {
+        wanted = opener.catalogue.defaults().map(|model| model.name.clone()).collect();
+    }
+    let mut loaded: Vec<LoadedModel> = Vec::new();
+    for source in wanted.iter().map(|wanted| opener.locate(wanted)).collect::<anyhow::Result<Vec<_>>>()? {
+        let model = opener.load(&source)?;
+        if loaded.iter().any(|other| other.info.name == model.info.name) {
+            bail!("two models are called `{0}`; name one of them with --model NAME=PATH", model.info.name);
+        }
+        loaded.push(model);
+    }
+    Ok(loaded)
+}
+
+/// The block a user reads when everything is up: where, what, and a line to try.
+fn ready(address: SocketAddr, models: &[ModelInfo], took: Duration) -> String {
+    let paint = Paint::new(std::io::stdout().is_terminal());
+    let url = format!("http://{address}");
+    let heading = format!("Janus {} is ready at {url}", env!("CARGO_PKG_VERSION"));
+    let rows: Vec<Vec<String>> = models.iter().map(row).collect();
+    let listing: String = table(&rows).lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "\n{} (after {:.1} s)\n{listing}\nTry it:\n{}\nCtrl-C stops it once running requests are done.\n\n",
+        paint.bold(&heading),
+        took.as_secs_f32(),
+        example(&url, models)
+    )
+}
+
+fn row(model: &ModelInfo) -> Vec<String> {
+    let (task, size) = match model.task {
+        Task::Generate if model.chat_template.is_none() => {
+            ("completions", format!("context of {} tokens", model.context_tokens))
+        }
+        Task::Generate => ("chat", format!("context of {} tokens", model.context_tokens)),
+        Task::Embed { dimensions, .. } => {
+            ("embeddings", format!("{dimensions} values, up to {} tokens", model.context_tokens))
+        }
+    };
+    let parameters = format!("{:.0}M parameters", model.parameters as f64 / 1e6);
+    vec![task.into(), model.name.clone(), model.architecture.clone(), parameters, size]
+}
+
+/// A curl line for the first model.
+fn example(url: &str, models: &[ModelInfo]) -> String {
+    let model = models.iter().find(|model| model.task == Task::Generate).or(models.first());
+    let Some(model) = model else { return String::new() };
+    let (path, body) = match model.task {
+        Task::Generate if model.chat_template.is_some() => {
+            ("chat/completions", r#""messages": [{"role": "user", "content": "Say hello"}]"#)
+        }
+        Task::Generate => ("completions", r#""prompt": "Once upon a time""#),
+        Task::Embed { .. } => ("embeddings", r#""input": "a text""#),
+    };
+    let name = &model.name;
+    format!(
+        "  curl {url}/v1/{path} -H 'content-type: application/json' \\\n    -d '{{\"model\": \"{name}\", {body}}}'\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arguments::{Arguments, Command};
+    use super::*;
+    use clap::Parser;
+
+    fn configured(line: &str) -> anyhow::Result<Config> {
+        let arguments = Arguments::parse_from(std::iter::once("janus").chain(line.split_whitespace()));
+        match &arguments.command {
+            Command::Serve(serve) => configuration(serve, arguments.models_dir.as_deref()),
+            _ => panic!("{line} is not `serve`"),
+        }
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let config = configured(
+            "serve --model a --model b=c --listen 127.0.0.1:9 --threads 3 --context 64 --verify \
+             --models-dir /m --set engine.kv_mib=7",
+        )
+        .unwrap();
+        assert_eq!(config.models.serve, ["a", "b=c"]);
+        assert_eq!(config.server.listen, "127.0.0.1:9");
+        assert_eq!((config.engine.threads, config.engine.kv_mib), (3, 7));
+        assert_eq!((config.models.context_tokens_max, config.models.verify), (64, true));
+        assert_eq!(config.models.folder, "/m");
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        for (line, words) in
+            [("serve --set x", "SECTION.KEY=VALUE"), ("serve --set server.lisen=x", "listen")]
+        {
+            let error = configured(line).unwrap_err().to_string();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+}
