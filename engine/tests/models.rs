@@ -1,6 +1,8 @@
 //! Every architecture of the registry against golden outputs of tiny seeded models
 //! (`goldens/models/README.md`): whole prompts, chunks, token by token, and sequences together.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod support;
 
 use std::collections::BTreeSet;

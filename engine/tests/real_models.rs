@@ -1,6 +1,8 @@
 //! Real models against other implementations: SmolLM2's greedy continuations against transformers on the
 //! dequantised weights, MiniLM's vectors against sentence-transformers.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod support;
 
 use engine::Batch;

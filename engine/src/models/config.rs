@@ -142,7 +142,7 @@ impl Hyperparameters {
         let layers = need(&LAYERS)?;
         let head_dim = match fields.count(&HEAD_DIM)? {
             Some(values) => values,
-            None if heads == 0 || hidden % heads != 0 => {
+            None if heads == 0 || !hidden.is_multiple_of(heads) => {
                 return Err(format!("{hidden} hidden values do not divide into {heads} heads"));
             }
             None => hidden / heads,
@@ -195,11 +195,11 @@ impl Hyperparameters {
                 return Err(format!("{value} {name}; 1 to {max} are possible"));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv_heads) = (self.heads, self.kv_heads);
             return Err(format!("{heads} attention heads do not divide among {kv_heads} key-value heads"));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!("heads of {} values; an even number is needed", self.head_dim));
         }
         if value_dim.is_some_and(|values| values != self.head_dim) {
@@ -376,6 +376,7 @@ fn long_rope(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::registry::by_model_type;
     use serde_json::json;
 
     fn read(mut config: Value, changes: Value) -> Result<Hyperparameters, String> {
@@ -413,6 +414,59 @@ mod tests {
         assert_eq!((json.head_dim, json.kv_heads, json.rope.base), (16, 2, 5e5));
         let unsaid = Hyperparameters { vocabulary: None, activation: None, ..json };
         assert_eq!(gguf, unsaid);
+    }
+
+    /// Published configurations, reduced to what is read here.
+    #[test]
+    fn published_configurations() {
+        let check = |row: &str, config: Value, expected: [usize; 5], scaling: fn(&Scaling) -> bool| {
+            let architecture = by_model_type(row).unwrap();
+            let fields = Fields::json(config.as_object().unwrap(), architecture.fallback);
+            let h = Hyperparameters::read(&fields, RopeFactors::default()).unwrap();
+            let found = [h.layers, h.heads, h.kv_heads, h.head_dim, h.window.unwrap_or(0)];
+            assert_eq!(found, expected, "{row}");
+            assert!(scaling(&h.rope.scaling), "{row}: {:?}", h.rope);
+        };
+        check(
+            "gemma3",
+            json!({
+                "model_type": "gemma3", "eos_token_id": [1, 106],
+                "text_config": {
+                    "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                    "num_hidden_layers": 34, "sliding_window": 1024,
+                    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}
+                },
+                "vision_config": {"hidden_size": 1152, "num_hidden_layers": 27}
+            }),
+            [34, 8, 4, 256, 1024],
+            |scaling| matches!(scaling, Scaling::Linear { factor: 8.0 }),
+        );
+        check(
+            "mistral",
+            json!({
+                "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+                "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+                "rope_theta": 10000.0, "sliding_window": 4096, "vocab_size": 32000,
+                "max_position_embeddings": 32768, "hidden_act": "silu"
+            }),
+            [32, 32, 8, 128, 4096],
+            |scaling| *scaling == Scaling::None,
+        );
+        check(
+            "phi3",
+            json!({
+                "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24,
+                "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+                "rope_theta": 10000.0, "sliding_window": 262_144, "vocab_size": 200_064,
+                "max_position_embeddings": 131_072, "original_max_position_embeddings": 4096,
+                "partial_rotary_factor": 0.75, "hidden_act": "silu",
+                "rope_scaling": {
+                    "type": "longrope", "short_factor": vec![1.0; 48], "long_factor": vec![2.0; 48]
+                }
+            }),
+            [32, 24, 8, 128, 262_144],
+            |scaling| matches!(scaling, Scaling::Long(long) if (long.magnitude - 1.1902381).abs() < 1e-6),
+        );
     }
 
     #[test]

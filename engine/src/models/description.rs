@@ -81,8 +81,19 @@ fn folder_fields(folder: &Folder) -> Result<(&'static Architecture, Fields), Eng
     let config = config.ok_or_else(|| bad_file(&path, "is no JSON object"))?;
     let name = config.get("model_type").and_then(Value::as_str);
     let name = name.ok_or_else(|| bad_file(&path, "lacks `model_type`"))?;
+    refuse_heads(config).map_err(|reason| EngineError::Unsupported { path: path.clone(), reason })?;
     let architecture = registry::by_model_type(name).ok_or_else(|| unknown(folder.path(), name))?;
     Ok((architecture, Fields::json(config, architecture.fallback)))
+}
+
+/// Checkpoints whose answer is a class, a score or a span: rerankers, sentiment, question answering.
+fn refuse_heads(config: &Map<String, Value>) -> Result<(), String> {
+    let classes = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
+    let heads = ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"];
+    match classes.filter_map(Value::as_str).find(|class| heads.iter().any(|head| class.ends_with(head))) {
+        Some(class) => Err(format!("a `{class}` neither generates nor embeds, so it cannot be served")),
+        None => Ok(()),
+    }
 }
 
 fn unknown(path: &std::path::Path, name: &str) -> EngineError {

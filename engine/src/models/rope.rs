@@ -217,6 +217,7 @@ mod tests {
 
     /// Expected values are those of `ROPE_INIT_FUNCTIONS` in transformers 5.23.
     #[test]
+    #[expect(clippy::excessive_precision, reason = "as the reference prints them")]
     fn scaled_frequencies() {
         let check = |rope: Rope, expected: [f32; 8], magnitude: f32| {
             rope.check(16).unwrap();

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use kernels::{Device, Linear, Table, Vector, WeightView};
+use kernels::{Device, KernelError, Linear, Table, Vector, WeightView};
 
 use crate::EngineError;
 use crate::files::{ModelFiles, WeightTensor, bad_file};
@@ -74,7 +74,8 @@ impl<'a> Weights<'a> {
     ) -> Result<Linear, EngineError> {
         let tensor = self.shaped(&format!("{name}.weight"), &[rows, inputs])?;
         let bias = self.bias(name, rows)?.map(|bias| Vector::new(bias[start..][..outputs].to_vec()));
-        let linear = self.device.pack(self.view(&tensor)?.slice_rows(start, outputs), bias)?;
+        let view = self.view(&tensor)?.slice_rows(start, outputs);
+        let linear = self.device.pack(view, bias).map_err(|error| self.bad_tensor(&tensor, &error))?;
         // The packed copy serves from now on.
         tensor.bytes.release();
         self.advance(tensor.bytes.len() / rows * outputs);
@@ -173,7 +174,11 @@ impl<'a> Weights<'a> {
     }
 
     fn view<'t>(&self, tensor: &'t WeightTensor) -> Result<WeightView<'t>, EngineError> {
-        tensor.view().map_err(|error| self.bad(format!("tensor `{}`: {error}", tensor.name)))
+        tensor.view().map_err(|error| self.bad_tensor(tensor, &error))
+    }
+
+    fn bad_tensor(&self, tensor: &WeightTensor, error: &KernelError) -> EngineError {
+        self.bad(format!("tensor `{}`: {error}", tensor.name))
     }
 
     fn advance(&self, bytes: usize) {
