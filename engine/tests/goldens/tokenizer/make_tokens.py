@@ -254,6 +254,10 @@ def unigram():
     )
     reference.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     reference.decoder = decoders.Metaspace(prepend_scheme="always")
+    reference.add_special_tokens(
+        [token for token, kind in zip(vocabulary["tokens"], vocabulary["token_types"]) if kind in (CONTROL, UNKNOWN)]
+    )
+    reference.encode_special_tokens = True
     rows = sentencepiece_rows(model)
     for at, (text, expected) in enumerate(zip(TEXTS, rows["ids"])):
         ids = reference.encode(text).ids
