@@ -213,7 +213,12 @@ fn encoders_give_their_golden_vectors_alone_and_together() {
             encoder.forward(sequences, &mut out);
             assert_eq!((out.rows(), out.columns()), (sequences.len(), encoder.dimensions()));
             for row in 0..sequences.len() {
-                let expected = floats(&golden.cases[first + row]["vector"]);
+                let mut expected = floats(&golden.cases[first + row]["vector"]);
+                if golden.weights.is_file() {
+                    // GGUF cannot say that vectors keep their length.
+                    let length = expected.iter().map(|value| value * value).sum::<f32>().sqrt();
+                    expected.iter_mut().for_each(|value| *value /= length);
+                }
                 let (error, cosine) = (error(out.row(row), &expected), cosine(out.row(row), &expected));
                 assert!(error <= TOLERANCE && cosine >= 0.99999, "{}: {error}, {cosine}", golden.name);
             }
@@ -233,9 +238,8 @@ fn every_architecture_has_a_golden_model_in_every_form_it_is_read_from() {
         covered.insert((try_load(&golden.weights, None).unwrap().info.architecture, gguf));
     }
     for row in ARCHITECTURES {
-        let decoder = row.kind == engine::models::registry::Kind::Decoder;
-        for gguf in if decoder { [false, true].as_slice() } else { &[false] } {
-            assert!(covered.contains(&(row.name.to_owned(), *gguf)), "{}: GGUF {gguf}", row.name);
-        }
+        assert!(covered.contains(&(row.name.to_owned(), false)), "{}: safetensors", row.name);
+        let gguf = covered.contains(&(row.name.to_owned(), true));
+        assert!(gguf || row.gguf.is_empty(), "{}: GGUF", row.name);
     }
 }

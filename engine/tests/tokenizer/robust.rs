@@ -90,7 +90,10 @@ fn bad_vocabularies_are_errors_that_name_the_key() {
     let untyped = GgufVocabulary { unknown_token_id: None, token_types: vec![], ..spm.clone() };
     check(GgufVocabulary { model: "t5".into(), ..untyped }, "unknown_token_id");
     check(GgufVocabulary { model: "bert".into(), unknown_token_id: None, ..spm.clone() }, "[UNK]");
-    check(GgufVocabulary { model: "t5".into(), precompiled_charsmap: vec![1, 2], ..spm }, "precompiled_charsmap");
+    check(
+        GgufVocabulary { model: "t5".into(), precompiled_charsmap: vec![1, 2], ..spm },
+        "precompiled_charsmap",
+    );
 }
 
 #[test]

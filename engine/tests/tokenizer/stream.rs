@@ -8,7 +8,13 @@ use crate::goldens::{corpus, golden, vocabulary};
 
 /// One tokenizer of each kind.
 pub fn every_kind() -> Vec<(&'static str, Arc<Tokenizer>)> {
-    let kinds = ["byte_level.json", "sentencepiece_bpe.json", "sentencepiece_gemma.json", "unigram.json", "word_piece.json"];
+    let kinds = [
+        "byte_level.json",
+        "sentencepiece_bpe.json",
+        "sentencepiece_gemma.json",
+        "unigram.json",
+        "word_piece.json",
+    ];
     let build = |name: &'static str| {
         let pre = (name == "byte_level.json").then(|| "qwen2".to_owned());
         let vocabulary = GgufVocabulary { pre, ..vocabulary(&golden(name)["vocabulary"]) };
@@ -81,7 +87,8 @@ fn no_piece_ends_inside_a_character() {
     let ids = tokenizer.encode("🐙\u{200d}🦀", false).unwrap();
     assert!(ids.len() > 8, "spelt in bytes");
     let mut decoder = StreamDecoder::new(tokenizer.clone(), false);
-    let pieces: Vec<String> = ids.iter().map(|id| decoder.push(*id)).filter(|piece| !piece.is_empty()).collect();
+    let pieces: Vec<String> =
+        ids.iter().map(|id| decoder.push(*id)).filter(|piece| !piece.is_empty()).collect();
     assert_eq!(pieces, [" ", "🐙", "\u{200d}", "🦀"]);
     let mut cut = StreamDecoder::new(tokenizer, false);
     assert_eq!(ids[..ids.len() - 1].iter().map(|id| cut.push(*id)).collect::<String>(), " 🐙\u{200d}");

@@ -19,12 +19,8 @@ pub(super) fn check(charsmap: &[u8]) -> Result<(), String> {
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| "its array is too long")?;
     let (array, texts) = rest.split_at_checked(length / 4 * 4).ok_or("its array is cut short")?;
     let texts = std::str::from_utf8(texts).map_err(|_| "its replacements are not UTF-8")?;
-    let units: Vec<Unit> = array
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|bytes| Unit(u32::from_le_bytes(*bytes)))
-        .collect();
+    let units: Vec<Unit> =
+        array.as_chunks::<4>().0.iter().map(|bytes| Unit(u32::from_le_bytes(*bytes))).collect();
     let root = units.first().ok_or("its array is empty")?;
     walk(&units, root.offset(), texts)
 }
@@ -97,7 +93,10 @@ mod tests {
     fn damaged_normalisers_are_refused() {
         let check = |bytes: &[u8], expected: &str| {
             let found = super::check(bytes).err().unwrap_or_default();
-            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{found} / {expected}");
+            assert!(
+                found.contains(expected) && found.is_empty() == expected.is_empty(),
+                "{found} / {expected}"
+            );
         };
         check(&charsmap(0, 0, b"b\0"), "");
         check(&charsmap(0, 2, b"b\0"), "");

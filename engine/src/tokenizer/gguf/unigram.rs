@@ -42,8 +42,8 @@ fn normalizer(vocabulary: &GgufVocabulary) -> Result<Option<Sequence>, EngineErr
     if !vocabulary.precompiled_charsmap.is_empty() {
         let named = |reason: String| failed(format!("tokenizer.ggml.precompiled_charsmap: {reason}"));
         charsmap::check(&vocabulary.precompiled_charsmap).map_err(named)?;
-        let charsmap = Precompiled::from(&vocabulary.precompiled_charsmap)
-            .map_err(|error| named(error.to_string()))?;
+        let charsmap =
+            Precompiled::from(&vocabulary.precompiled_charsmap).map_err(|error| named(error.to_string()))?;
         steps.push(charsmap.into());
     }
     if vocabulary.remove_extra_whitespaces.unwrap_or(true) {

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, NomicBertConfig, NomicBertModel, XLMRobertaConfig, XLMRobertaModel
 
+import encoder_gguf
 from common import VOCABULARY, fill, prompts, rounded, write_golden, write_json
 from vocabulary import write_unigram, write_word_piece
 
@@ -90,8 +91,10 @@ def write_model(folder, name, config, model, pooling, normalise, words, publishe
     write_pooling(folder, pooling, normalise)
     fill(model, name, GAINS)
     weights = {k: v.to(torch.float16).contiguous() for k, v in model.state_dict().items()}
-    save_file(published(weights), folder / "model.safetensors", metadata={"format": "pt"})
-    header = {"model": name, "weights": ["."], "pooling": pooling, "normalise": normalise}
+    weights = published(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder_gguf.write(folder / "model.gguf", config, weights, pooling)
+    header = {"model": name, "weights": [".", "model.gguf"], "pooling": pooling, "normalise": normalise}
     cases = [case(model, ids, pooling, normalise) for ids in prompts(name, LENGTHS, specials=5)]
     write_golden(folder / "golden.json", header, cases)
 

@@ -2,8 +2,8 @@
 
     python make_models.py [NAME...]      all models, or those named
 
-Each model is a folder as a model hub would hold it (config.json, safetensors, tokenizer.json), for
-decoders also `model.gguf`, and a golden file: token ids in, logits or vectors out, computed in
+Each model is a folder as a model hub would hold it (config.json, safetensors, tokenizer.json), the same
+weights in `model.gguf`, and a golden file: token ids in, logits or vectors out, computed in
 float32 by `transformers` from that very folder. README.md describes the golden files' fields.
 
 Needs torch, transformers, safetensors, tokenizers, numpy and gguf (requirements.txt).
