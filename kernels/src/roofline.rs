@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::simd::{LANES, Simd, per_isa};
 use crate::{Device, Isa};
 
 /// Limits with all of a device's threads.
@@ -21,7 +22,7 @@ const STEPS: usize = 4_000_000;
 
 /// Takes about a second.
 pub fn measure(device: &Device) -> Roofline {
-    let buffer = vec![1_u64; BUFFER_BYTES / 8];
+    let buffer = vec![1.0_f32; BUFFER_BYTES / 4];
     let read = best(|| {
         device.on_all_threads(buffer.len(), &|range| {
             std::hint::black_box(sum(device.isa(), &buffer[range]));
@@ -46,18 +47,19 @@ fn best(mut work: impl FnMut()) -> f64 {
     times.fold(f64::INFINITY, f64::min)
 }
 
-crate::simd::per_isa!(fn sum = sum_body(values: &[u64]) -> u64);
+per_isa!(fn sum = sum_body(values: &[f32]) -> f32);
 
 #[inline(always)]
-fn sum_body<S: crate::simd::Simd>(values: &[u64]) -> u64 {
-    let (chunks, rest) = values.as_chunks::<32>();
-    let mut totals = [0_u64; 32];
-    for chunk in chunks {
-        for (total, value) in totals.iter_mut().zip(chunk) {
-            *total = total.wrapping_add(*value);
+fn sum_body<S: Simd>(values: &[f32]) -> f32 {
+    let mut totals = [[0.0; LANES]; 4];
+    for four in values.as_chunks::<{ 4 * LANES }>().0 {
+        for part in 0..4 {
+            for lane in 0..LANES {
+                totals[part][lane] += four[part * LANES + lane];
+            }
         }
     }
-    totals.iter().chain(rest).fold(0, |sum, value| sum.wrapping_add(*value))
+    totals.as_flattened().iter().sum()
 }
 
 /// Multiply-adds in one step of [`dot_steps`].

@@ -8,7 +8,9 @@
 use std::ops::Range;
 
 use super::layout::BLOCK;
+use crate::Isa;
 use crate::pool::WorkerPool;
+use crate::simd::{LANES, Simd, per_isa};
 
 /// What a kernel needs to know of one row's block besides its codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,7 +50,7 @@ impl Quantized {
     ///
     /// # Panics
     /// When `columns` is not a multiple of [`BLOCK`]; weights of such a shape are never packed so.
-    pub fn fill(&mut self, x: &[f32], columns: usize, widths: &[usize], pool: &WorkerPool) {
+    pub fn fill(&mut self, isa: Isa, x: &[f32], columns: usize, widths: &[usize], pool: &WorkerPool) {
         assert!(columns > 0 && columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns));
         let rows = x.len() / columns;
         self.columns = columns;
@@ -63,12 +65,12 @@ impl Quantized {
         }
         // Below this the hand-over costs more than the work.
         if x.len() < 8192 {
-            return quantize_groups(&self.groups, x, columns, &mut self.codes, &mut self.headers);
+            return quantize_groups(isa, &self.groups, x, columns, &mut self.codes, &mut self.headers);
         }
-        self.fill_parallel(x, pool);
+        self.fill_parallel(isa, x, pool);
     }
 
-    fn fill_parallel(&mut self, x: &[f32], pool: &WorkerPool) {
+    fn fill_parallel(&mut self, isa: Isa, x: &[f32], pool: &WorkerPool) {
         let columns = self.columns;
         let codes = SendPtr(self.codes.as_mut_ptr());
         let headers = SendPtr(self.headers.as_mut_ptr());
@@ -88,7 +90,7 @@ impl Quantized {
                     ),
                 )
             };
-            quantize_groups(groups, x, columns, codes, headers);
+            quantize_groups(isa, groups, x, columns, codes, headers);
         });
     }
 
@@ -118,8 +120,15 @@ impl<T> SendPtr<T> {
     }
 }
 
-/// Quantises consecutive groups; `codes` and `headers` begin with the first group's.
-fn quantize_groups(
+per_isa!(
+    /// Quantises consecutive groups; `codes` and `headers` begin with the first group's.
+    fn quantize_groups = quantize_groups_body(
+        groups: &[ColumnGroup], x: &[f32], columns: usize, codes: &mut [i8], headers: &mut [BlockHeader]
+    )
+);
+
+#[inline(always)]
+fn quantize_groups_body<S: Simd>(
     groups: &[ColumnGroup],
     x: &[f32],
     columns: usize,
@@ -131,29 +140,41 @@ fn quantize_groups(
     for group in groups {
         let start = group.first - base;
         let codes = &mut codes[start * columns..][..group.count * columns];
+        let (codes, _) = codes.as_chunks_mut::<BLOCK>();
         let headers = &mut headers[start * blocks..][..group.count * blocks];
         for index in 0..group.count {
             let row = &x[(group.first + index) * columns..][..columns];
-            for (block, values) in row.chunks_exact(BLOCK).enumerate() {
+            for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let at = block * group.count + index;
-                let codes: &mut [i8] = &mut codes[at * BLOCK..][..BLOCK];
-                headers[at] = quantize_block(values, codes);
+                headers[at] = quantize_block(values, &mut codes[at]);
             }
         }
     }
 }
 
-/// Symmetric: scale = max|x| / 127, codes rounded to nearest.
-fn quantize_block(values: &[f32], codes: &mut [i8]) -> BlockHeader {
-    // f32::max drops NaN, so a NaN input becomes code 0 and never an undefined conversion.
-    let largest = values.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
-    let scale = largest / 127.0;
+/// Symmetric: scale = max|x| / 127, codes rounded to nearest, ties to even. Values that are no numbers
+/// become code 0.
+#[inline(always)]
+fn quantize_block(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> BlockHeader {
+    let mut largest = [0.0_f32; LANES];
+    for half in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let magnitude = half[lane].abs();
+            largest[lane] = if magnitude > largest[lane] { magnitude } else { largest[lane] };
+        }
+    }
+    let largest = largest.iter().fold(0.0_f32, |max, &value| if value > max { value } else { max });
     let inverse = if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
+    let scale = if inverse > 0.0 { largest / 127.0 } else { 0.0 };
     let mut sums = [0_i32; 2];
-    for (half, (values, codes)) in values.chunks_exact(16).zip(codes.chunks_exact_mut(16)).enumerate() {
-        for (value, code) in values.iter().zip(codes) {
-            *code = (value * inverse).round_ties_even() as i8;
-            sums[half] += i32::from(*code);
+    for half in 0..2 {
+        for i in half * LANES..(half + 1) * LANES {
+            let scaled = values[i] * inverse;
+            let scaled = if scaled.abs() <= 127.5 { scaled } else { 0.0 };
+            // Adding 1.5·2^23 leaves the rounded value in the low bits.
+            let code = (scaled + 12_582_912.0).to_bits().wrapping_sub(0x4B40_0000) as i32;
+            codes[i] = code as i8;
+            sums[half] += code;
         }
     }
     let all = [sums[0], sums[1], sums[0] + sums[1]];
@@ -176,7 +197,7 @@ mod tests {
             let columns = 256;
             let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
             let mut quantized = Quantized::default();
-            quantized.fill(&x, columns, &[4, 3, 2, 1], &pool);
+            quantized.fill(Isa::best(), &x, columns, &[4, 3, 2, 1], &pool);
             assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
             for &group in quantized.groups() {
                 let (codes, headers) = quantized.group(group);

@@ -210,7 +210,7 @@ pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: &Tensor, layers: &mut [(&Li
     }
     QUANTIZED.with_borrow_mut(|quantized| {
         if jobs.iter().flatten().any(|job| matches!(job.layer.kind, Kind::Quantized(_))) {
-            quantized.fill(x.values(), x.columns(), widths(isa), pool);
+            quantized.fill(isa, x.values(), x.columns(), widths(isa), pool);
         }
         let quantized = &*quantized;
         pool.run(&|thread| {
