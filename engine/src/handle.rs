@@ -227,7 +227,7 @@ impl Engine {
         let (stream, events, shared) = event_channel(self.inner.options.stream_backlog);
         let tokens = request.prompt.len();
         let generation = Generation { model: index, request, stream, arrived: Instant::now() };
-        self.inner.inbox.submit(Queue::Generate, tokens, Command::Generate(generation))?;
+        self.inner.inbox.submit(Queue::Generate, tokens, Command::Generate(Box::new(generation)))?;
         Ok(EventStream { events, shared, inbox: Arc::clone(&self.inner.inbox), ended: false })
     }
 
@@ -349,4 +349,125 @@ fn new_tokens(request: &Request, context_tokens: usize, pages: usize) -> Result<
         return Err(EngineError::NoPages { needed, total: pages });
     }
     Ok(max_new_tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{FinishReason, Finished, SamplingParams, StopCriteria, Timing, TokenEvent};
+    use crate::runner::EventSender;
+
+    fn stream() -> (EventSender, EventStream) {
+        let (sender, events, shared) = event_channel(4);
+        let inbox = Arc::new(Inbox::new(Waiting::default(), Waiting::default()));
+        (sender, EventStream { events, shared, inbox, ended: false })
+    }
+
+    fn token() -> Event {
+        Event::Token(TokenEvent { token: 1, text: "x".to_owned(), logprob: None })
+    }
+
+    fn finished() -> Event {
+        Event::Finished(Finished {
+            reason: FinishReason::Stop,
+            text: String::new(),
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            completion_tokens: 1,
+            stop_string: None,
+            timing: Timing::default(),
+        })
+    }
+
+    #[test]
+    fn a_stream_whose_engine_died_ends_with_a_failure() {
+        let (sender, mut stream) = stream();
+        sender.send(token());
+        drop(sender);
+        assert!(matches!(stream.next_blocking(), Some(Event::Token(_))));
+        assert!(matches!(stream.next_blocking(), Some(Event::Failed(_))));
+        assert!(stream.next_blocking().is_none());
+    }
+
+    #[test]
+    fn the_last_event_comes_through_a_full_stream() {
+        let (sender, mut stream) = stream();
+        while sender.has_room() {
+            sender.send(token());
+        }
+        sender.send(token());
+        sender.end(finished());
+        let events: Vec<Event> = std::iter::from_fn(|| stream.next_blocking()).collect();
+        assert!(matches!(events.last(), Some(Event::Finished(_))));
+        assert_eq!(events.len(), 5);
+    }
+
+    #[test]
+    fn a_reader_wakes_an_engine_that_found_no_room_once() {
+        let (sender, mut stream) = stream();
+        let shared = Arc::clone(&stream.shared);
+        sender.send(token());
+        assert!(sender.has_room() && !shared.take_starved());
+        (0..3).for_each(|_| sender.send(token()));
+        assert!(!sender.has_room());
+        assert!(shared.take_starved());
+        assert!(!shared.take_starved());
+        assert!(!sender.has_room());
+        (0..2).for_each(|_| drop(stream.next_blocking()));
+        assert!(sender.has_room());
+        assert!(!sender.is_closed());
+        drop(stream);
+        assert!(sender.is_closed());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_numbers() {
+        let fit = |prompt: usize, max_new_tokens: usize| {
+            let request = Request {
+                model: String::new(),
+                prompt: vec![1; prompt],
+                max_new_tokens,
+                sampling: SamplingParams::default(),
+                stop: StopCriteria::default(),
+                logprobs: None,
+                prompt_logprobs: None,
+            };
+            // A context of 1,000 tokens over a cache of 20 pages, which hold 640.
+            new_tokens(&request, 1000, 20).map_err(|error| match error {
+                EngineError::ContextLength { max_new_tokens, .. } => ("context", max_new_tokens),
+                EngineError::NoPages { needed, .. } => ("pages", needed),
+                other => panic!("{other}"),
+            })
+        };
+        let rows = [
+            (10, 10, Ok(10)),
+            (600, 40, Ok(40)),
+            (600, 41, Err(("pages", 21))),
+            (600, 401, Err(("context", 401))),
+            (600, usize::MAX - 1, Err(("context", usize::MAX - 1))),
+            (600, usize::MAX, Ok(40)),
+            (640, usize::MAX, Err(("pages", 21))),
+            (999, usize::MAX, Err(("pages", 32))),
+            (1000, usize::MAX, Err(("context", 1))),
+            (1000, 0, Err(("pages", 32))),
+            (640, 0, Ok(0)),
+        ];
+        for (prompt, max_new_tokens, expected) in rows {
+            assert_eq!(fit(prompt, max_new_tokens), expected, "{prompt} + {max_new_tokens}");
+        }
+    }
+
+    #[test]
+    fn caches_take_the_memory_given_but_no_more_than_can_be_used() {
+        let layout = KvLayout { layers: 2, kv_heads: 3, head_dim: 64 };
+        let page = layout.page_bytes();
+        let pages = |kv_bytes_max, running_sequences_max, context| {
+            let options = EngineOptions { kv_bytes_max, running_sequences_max, ..EngineOptions::default() };
+            cache_pages(layout, context, &options).ok()
+        };
+        assert_eq!(pages(10 * page, 64, 8192), Some(10));
+        assert_eq!(pages(10 * page + page - 1, 64, 8192), Some(10));
+        assert_eq!(pages(1000 * page, 2, 100), Some(8));
+        assert_eq!(pages(page - 1, 64, 8192), None);
+    }
 }

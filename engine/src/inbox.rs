@@ -14,7 +14,7 @@ use crate::runner::{Embedding, Generation};
 
 /// What a caller asks of the thread.
 pub(crate) enum Command {
-    Generate(Generation),
+    Generate(Box<Generation>),
     Embed(Embedding),
 }
 

@@ -19,6 +19,9 @@ pub const IM_START: u32 = 256;
 pub const IM_END: u32 = 257;
 pub const VOCABULARY: usize = 258;
 
+/// Cache of a mock chat model.
+pub const KV_LAYOUT: KvLayout = KvLayout { layers: 1, kv_heads: 1, head_dim: 1 };
+
 /// Next token of a sequence, prompt included.
 pub type NextToken = Arc<dyn Fn(&[u32]) -> u32 + Send + Sync>;
 
@@ -135,15 +138,32 @@ fn device() -> Device {
     Device::cpu(CpuOptions { threads: Some(1), isa: None }).expect("a CPU with one thread is always there")
 }
 
-/// A network whose memory is a list of tokens a page.
+/// A network whose memory is a list of tokens a page. It writes its cache too, and panics when it is
+/// given a page that still holds what another sequence wrote.
 pub struct MockDecoder {
     options: MockOptions,
+    device: Device,
     pages: HashMap<u32, [u32; PAGE_TOKENS]>,
+    /// Keys and values of a step: one each a row.
+    ones: Tensor,
 }
 
 impl MockDecoder {
     pub fn new(options: MockOptions) -> MockDecoder {
-        MockDecoder { options, pages: HashMap::new() }
+        MockDecoder { options, device: device(), pages: HashMap::new(), ones: Tensor::default() }
+    }
+
+    /// Fills the step's rows of the cache, after making sure that pages come empty.
+    fn write_cache(&mut self, batch: &Batch, kv: &mut KvCache) {
+        for sequence in &batch.sequences {
+            let fresh = sequence.past.div_ceil(PAGE_TOKENS)..sequence.pages.len();
+            for &page in &sequence.pages[fresh] {
+                assert!(kv.is_zeroed(page), "page {page} still holds another sequence's keys");
+            }
+        }
+        self.ones.reshape(batch.tokens.len(), 1);
+        self.ones.values_mut().fill(1.0);
+        self.device.kv_write(kv, 0, &self.ones, &self.ones, &batch.sequences);
     }
 
     fn store(&mut self, sequence: &PagedRows, tokens: &[u32]) {
@@ -166,7 +186,7 @@ impl MockDecoder {
 
 impl Decoder for MockDecoder {
     fn kv_layout(&self) -> KvLayout {
-        KvLayout { layers: 1, kv_heads: 1, head_dim: 1 }
+        KV_LAYOUT
     }
 
     fn vocabulary(&self) -> usize {
@@ -175,8 +195,9 @@ impl Decoder for MockDecoder {
 
     /// The next token has logit 8; the others lie between 0 and 1, so temperature has something to
     /// choose from.
-    fn forward(&mut self, batch: &Batch, _kv: &mut KvCache, logits: &mut Tensor) {
+    fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
         std::thread::sleep(self.options.step_time + self.options.row_time * batch.tokens.len() as u32);
+        self.write_cache(batch, kv);
         logits.reshape(batch.logit_rows.len(), VOCABULARY);
         let mut wanted = batch.logit_rows.iter().enumerate().peekable();
         for sequence in &batch.sequences {

@@ -28,7 +28,7 @@ pub(crate) use self::embedding::Embedding;
 use self::embedding::EmbeddingRunner;
 pub(crate) use self::generation::Generation;
 use self::generation::GenerationRunner;
-pub(crate) use self::stream::{StreamShared, event_channel};
+pub(crate) use self::stream::{EventSender, StreamShared, event_channel};
 use crate::EngineOptions;
 use crate::batch::{Decoder, Encoder};
 use crate::handle::EngineStats;
@@ -112,7 +112,7 @@ impl Runner {
         match command {
             Command::Generate(generation) => {
                 if let Some(ModelRunner::Generate(runner)) = self.models.get_mut(generation.model) {
-                    runner.accept(generation);
+                    runner.accept(*generation);
                 }
             }
             Command::Embed(embedding) => {

@@ -9,7 +9,8 @@ use crate::handle::EventStream;
 use crate::model::LoadedModel;
 use crate::request::{Event, FinishReason, Finished, SamplingParams, StopCriteria, TokenLogprob};
 use crate::testing::{
-    IM_END, MockOptions, NextToken, VOCABULARY, chat_model, embedding_model, letters, repeats, says, tokens,
+    IM_END, KV_LAYOUT, MockOptions, NextToken, VOCABULARY, chat_model, embedding_model, letters, repeats,
+    says, tokens,
 };
 use crate::{EmbedRequest, Engine, EngineError, Request};
 
@@ -19,6 +20,10 @@ fn start(next: NextToken) -> Engine {
 
 fn start_with(mock: MockOptions, options: EngineOptions) -> Engine {
     Engine::start(vec![chat_model(mock)], options).expect("a mock engine starts")
+}
+
+fn with_pages(pages: usize) -> EngineOptions {
+    EngineOptions { kv_bytes_max: pages * KV_LAYOUT.page_bytes(), ..EngineOptions::default() }
 }
 
 /// Greedy, 20 tokens.
@@ -253,9 +258,8 @@ fn refuses_what_it_cannot_do_by_name() {
     assert!(Engine::start(twice, EngineOptions::default()).is_err());
     let small = EngineOptions { kv_bytes_max: 100, ..EngineOptions::default() };
     assert!(Engine::start(models(), small).is_err());
-    // A page of the mock is 128 bytes: 4 pages, 128 tokens.
-    let four_pages = EngineOptions { kv_bytes_max: 4 * 128, ..EngineOptions::default() };
-    let engine = Engine::start(models(), four_pages).unwrap();
+    // 4 pages, 128 tokens.
+    let engine = Engine::start(models(), with_pages(4)).unwrap();
     let large = Request { prompt: vec![1; 100], max_new_tokens: 29, ..request("") };
     assert!(matches!(engine.submit(large).err().unwrap(), EngineError::NoPages { needed: 5, total: 4 }));
     let fits = Request { prompt: vec![1; 100], max_new_tokens: usize::MAX, ..request("") };
@@ -361,8 +365,7 @@ fn the_same_seed_gives_the_same_tokens_whatever_else_runs() {
         Request { prompt, sampling, max_new_tokens: 60, ..request("") }
     };
     // 12 pages for sequences of up to 7: they are preempted now and then.
-    let options = EngineOptions { kv_bytes_max: 12 * 128, ..EngineOptions::default() };
-    let engine = start_with(MockOptions::default(), options);
+    let engine = start_with(MockOptions::default(), with_pages(12));
     let alone: Vec<Vec<u32>> = (0..20).map(|i| ask(&engine, seeded(i)).tokens).collect();
     assert_eq!(engine.stats().preemptions, 0);
     let streams: Vec<EventStream> = (0..20).map(|i| engine.submit(seeded(i)).unwrap()).collect();
