@@ -2,13 +2,14 @@
 //! or in shards named by `model.safetensors.index.json`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use kernels::Mapping;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{TensorEntry, WeightTensor, bad_file, io_error, safetensors};
@@ -16,10 +17,13 @@ use crate::EngineError;
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// Most bytes of a JSON file; indexes of the largest models take 10 MB.
-const JSON_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes of a JSON file that is kept as a whole, in memory some twenty times its length.
+const JSON_BYTES_MAX: u64 = 4 << 20;
 /// Most bytes of a JSON file of which only chosen fields are kept; large vocabularies take 35 MB.
 const PARTIAL_JSON_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of an index; those of the largest models take 10 MB.
+const INDEX_BYTES_MAX: u64 = 16 << 20;
+const INDEX_TENSORS_MAX: usize = 1 << 17;
 const SHARDS_MAX: usize = 4096;
 
 /// An opened folder.
@@ -38,14 +42,41 @@ type FileIndex = usize;
 #[derive(Deserialize)]
 struct Index {
     /// Tensor name to file name.
+    #[serde(deserialize_with = "bounded_map")]
     weight_map: HashMap<String, String>,
+}
+
+/// Stops at the first entry too many.
+fn bounded_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+    struct Bounded;
+
+    impl<'de> Visitor<'de> for Bounded {
+        type Value = HashMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a map of at most {INDEX_TENSORS_MAX} tensors to their files")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+            let mut entries = HashMap::new();
+            while let Some((tensor, file)) = map.next_entry()? {
+                if entries.len() == INDEX_TENSORS_MAX {
+                    return Err(M::Error::invalid_length(INDEX_TENSORS_MAX + 1, &self));
+                }
+                entries.insert(tensor, file);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_map(Bounded)
 }
 
 impl Folder {
     /// Opens the safetensors files of a folder; `None` when it has none.
     pub fn open(path: &Path) -> Result<Option<Folder>, EngineError> {
         let mut folder = Folder::empty(path)?;
-        if let Some(index) = read_json::<Index>(&path.join(INDEX), JSON_BYTES_MAX)? {
+        if let Some(index) = read_json::<Index>(&path.join(INDEX), INDEX_BYTES_MAX)? {
             folder.add_shards(&index)?;
         } else if path.join(WEIGHTS).is_file() {
             folder.add_file(Mapping::open(&path.join(WEIGHTS))?)?;

@@ -1,20 +1,20 @@
 //! The directory of one safetensors file: an 8-byte length, a JSON header, tensor data.
 //!
-//! The `safetensors` crate parses the header and checks that tensors follow each other without gap or
-//! overlap and that shapes match sizes; here the header is bounded first, and the whole is checked
-//! against the file.
+//! The `safetensors` crate knows the header's types and checks that tensors follow each other without
+//! gap or overlap and that shapes match sizes. Here the header is bounded before it is parsed, names may
+//! not repeat, and the whole is checked against the file.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 
-use safetensors::tensor::Metadata;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::gguf::cursor::Reason;
 use super::{TensorEntry, tensor_type};
 
 /// Far above real headers (about 100 bytes a tensor), so that parsing costs little memory and time.
-const HEADER_BYTES_MAX: usize = 16 << 20;
+const HEADER_BYTES_MAX: usize = 8 << 20;
 const DIMENSIONS_MAX: usize = 8;
 
 /// Every tensor of `file`, in file order.
@@ -23,8 +23,7 @@ const DIMENSIONS_MAX: usize = 8;
 /// The first reason to refuse the file.
 pub fn parse(file: &[u8]) -> Result<Vec<TensorEntry>, Reason> {
     let (header, data_start) = header(file)?;
-    refuse_duplicates(header)?;
-    let metadata: Metadata = serde_json::from_slice(header).map_err(|error| format!("header: {error}"))?;
+    let metadata = directory(header)?;
     match data_start.checked_add(metadata.data_len()) {
         Some(end) if end == file.len() => {}
         Some(end) if end < file.len() => {
@@ -52,6 +51,15 @@ fn header(file: &[u8]) -> Result<(&[u8], usize), Reason> {
     Ok((header, size_of::<u64>() + bytes))
 }
 
+/// The header's tensors, checked against each other.
+fn directory(header: &[u8]) -> Result<Metadata, Reason> {
+    let mut json = serde_json::Deserializer::from_slice(header);
+    let parsed = json.deserialize_map(Tensors).and_then(|tensors| json.end().map(|()| tensors));
+    let mut tensors: Vec<_> = parsed.map_err(|error| format!("header: {error}"))?.into_iter().collect();
+    tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
+    Metadata::new(None, tensors).map_err(|error| error.to_string())
+}
+
 fn entry(name: String, metadata: &Metadata, data_start: usize) -> Result<TensorEntry, Reason> {
     let info = metadata.info(&name).expect("offset_keys lists the directory's own names");
     let type_name = info.dtype.to_string();
@@ -68,29 +76,30 @@ fn entry(name: String, metadata: &Metadata, data_start: usize) -> Result<TensorE
     Ok(TensorEntry { name, kind, shape: info.shape.clone(), range })
 }
 
-/// A JSON map may repeat a name; readers then disagree which tensor it means.
-fn refuse_duplicates(header: &[u8]) -> Result<(), Reason> {
-    let mut json = serde_json::Deserializer::from_slice(header);
-    json.deserialize_map(DistinctKeys).map_err(|error| format!("header: {error}"))
-}
+/// Reads the header's map tensor by tensor. The crate's own way keeps all of it as generic values first,
+/// many times its size, and lets the last of two equal names win, where readers disagree.
+struct Tensors;
 
-struct DistinctKeys;
-
-impl<'de> Visitor<'de> for DistinctKeys {
-    type Value = ();
+impl<'de> Visitor<'de> for Tensors {
+    type Value = HashMap<String, TensorInfo>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a map of tensors")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        let mut seen = HashSet::new();
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut tensors = HashMap::new();
         while let Some(name) = map.next_key::<String>()? {
-            map.next_value::<IgnoredAny>()?;
-            if let Some(name) = seen.replace(name) {
-                return Err(serde::de::Error::custom(format!("tensor `{name}` occurs twice")));
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
             }
+            let tensor = map.next_value().map_err(|error| M::Error::custom(format!("`{name}`: {error}")))?;
+            if tensors.contains_key(&name) {
+                return Err(M::Error::custom(format!("tensor `{name}` occurs twice")));
+            }
+            tensors.insert(name, tensor);
         }
-        Ok(())
+        Ok(tensors)
     }
 }

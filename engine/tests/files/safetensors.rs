@@ -73,10 +73,26 @@ fn spoilt_header() {
     check("unfinished", "{\"a\":", 0, "header");
     check("nested", "[".repeat(100_000), 0, "header");
     check("nested in a tensor", format!("{{\"a\":{}", "[".repeat(100_000)), 0, "header");
-    check("empty name twice", "{\"\":1,\"\":2}", 0, "occurs twice");
+    check("tensor of another kind", "{\"a\":1}", 0, "`a`: invalid type");
     let twice = tensor("U8", vec![1], 0, 1);
     check("duplicate", format!("{{\"a\":{twice},\"a\":{twice}}}"), 1, "`a` occurs twice");
-    check("metadata of numbers", json!({"__metadata__": {"a": 1}}), 0, "header");
+    check("text after the map", "{} {}", 0, "trailing characters");
+    check("nested metadata", format!("{{\"__metadata__\":{}", "[".repeat(100_000)), 0, "header");
+}
+
+/// Headers of the largest length allowed: whatever fills them, reading costs little.
+#[test]
+fn huge_headers() {
+    let fill = |part: &str| part.repeat((8 << 20) / part.len() - 16);
+    check("long shape", format!("{{\"a\":{{\"shape\":[{}", fill("0,")), 0, "header");
+    check("long metadata", format!("{{\"__metadata__\":[{}", fill("0,")), 0, "header");
+    check("long name", format!("{{\"{}\":0}}", fill("n")), 0, "header");
+    check("spaces", fill(" "), 0, "header");
+    let mut tensors = "{".to_owned();
+    for index in 0..130_000 {
+        tensors += &format!("\"{index}\":{{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}},");
+    }
+    check("many tensors", tensors, 0, "header");
 }
 
 #[test]
@@ -96,7 +112,7 @@ fn spoilt_tensors() {
     one("zero rows", json!({"dtype": "F32", "shape": [0, 4], "data_offsets": [0, 0]}), "32 bytes follow");
     one("9 dimensions", tensor("F32", vec![1, 1, 1, 1, 1, 1, 1, 1, 8], 0, 32), "9 dimensions");
     one("no shape", json!({"dtype": "F32", "data_offsets": [0, 32]}), "header");
-    one("half a byte", tensor("F4", vec![63], 0, 32), "header");
+    one("half a byte", tensor("F4", vec![63], 0, 32), "byte boundary");
 
     let two = |case: &str, b: Value, expected: &str| {
         check(case, json!({"a": tensor("F32", vec![4], 0, 16), "b": b}), 32, expected);
@@ -155,7 +171,23 @@ fn spoilt_shards() {
     check("wrong shard", "model-00001-of-00002.safetensors", "`b` is not in");
     check("the index itself", "model.safetensors.index.json", "not a safetensors file");
     check_refused("no map", sharded(json!({"weight_map": 3})).path(), "bad JSON");
+    let endless: serde_json::Map<_, _> = (0..=1 << 17).map(|name| (name.to_string(), "f".into())).collect();
+    check_refused("endless", sharded(json!({"weight_map": endless})).path(), "at most 131072 tensors");
     check_refused("no weight_map", sharded(json!({})).path(), "bad JSON");
+}
+
+#[test]
+fn spoilt_configuration() {
+    let check = |case: &str, config: &str, expected: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), sound()).unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        check_refused(case, folder.path(), expected);
+    };
+    check("empty", "", "config.json: bad JSON");
+    check("unfinished", "{\"hidden_size\":", "bad JSON");
+    check("nested", &"[".repeat(1 << 20), "bad JSON");
+    check("long", &" ".repeat((4 << 20) + 1), "longer than the 4194304 bytes");
 }
 
 #[test]
