@@ -70,7 +70,7 @@ fn variables(context: &Context<'_>) -> Value {
     all.push(("messages".into(), Value::from_iter(context.messages.iter().map(from_json))));
     all.push(("add_generation_prompt".into(), Value::from(context.add_generation_prompt)));
     all.push(("strftime_now".into(), Value::from_function(strftime)));
-    Value::from_iter(all)
+    Value::from_pairs(all)
 }
 
 /// Key order is kept: templates print whole objects.

@@ -246,12 +246,13 @@ impl Quoting<'_> {
             return;
         }
         self.used = true;
+        // In the order they stand at one place: a cut inside the marks of a run would hide the run.
         let mut inserts: Vec<(usize, char)> = Vec::new();
+        inserts.extend(cut_before.then_some((start, self.marks.cut)));
         for (from, to) in runs {
             self.runs.insert(text[from..to].to_owned());
             inserts.extend([(from, self.marks.open), (to, self.marks.close)]);
         }
-        inserts.extend(cut_before.then_some((start, self.marks.cut)));
         inserts.extend(cut_after.then_some((end, self.marks.cut)));
         *text = with_inserted(text, inserts);
     }
