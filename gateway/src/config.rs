@@ -216,7 +216,7 @@ impl Default for Limits {
             choices_max: 128,
             stop_strings_max: 16,
             stop_string_bytes_max: 1024,
-            stop_tokens_max: 256,
+            stop_tokens_max: 128,
             logit_bias_max: 1024,
             logprobs_max: 20,
             messages_max: 4096,

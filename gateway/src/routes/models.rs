@@ -1,5 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
@@ -17,9 +18,12 @@ pub async fn list(State(app): State<SharedApp>) -> Response {
     json_reply(&ModelList { object: ListObject::Value, data })
 }
 
-pub async fn retrieve(State(app): State<SharedApp>, path: Option<Path<String>>) -> ApiResult<Response> {
-    // Absent when the path's percent-encoding is not UTF-8, which no model's name is.
-    let Some(Path(name)) = path else { return Err(ApiError::unknown_model("?")) };
+pub async fn retrieve(
+    State(app): State<SharedApp>,
+    path: Result<Path<String>, PathRejection>,
+) -> ApiResult<Response> {
+    // Rejected when its percent-encoding is not UTF-8, which no model's name is.
+    let Ok(Path(name)) = path else { return Err(ApiError::unknown_model("?")) };
     let model = app.engine.model(&name).map_err(|_| ApiError::unknown_model(&name))?;
     Ok(json_reply(&describe(model)))
 }

@@ -137,6 +137,7 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
             "Sequences that were cancelled.",
             engine.cancelled_requests,
         ),
+        ("janus_engine_failed_requests_total", "Sequences that the model failed.", engine.failed_requests),
         ("janus_engine_preemptions_total", "Sequences put back to wait.", engine.preemptions),
         ("janus_engine_steps_total", "Forward steps.", engine.steps),
     ];

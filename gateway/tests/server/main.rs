@@ -1,0 +1,13 @@
+//! The server's behaviour over real sockets, against models without weights.
+
+mod chat;
+mod completions;
+mod config;
+mod connections;
+mod disconnects;
+mod drain;
+mod embeddings;
+mod errors;
+mod http2;
+mod limits;
+mod support;
