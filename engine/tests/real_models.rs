@@ -110,7 +110,9 @@ fn flips(model: LoadedModel) -> Vec<(Flip, f32)> {
         let expected = cases[*prompt].output[*step];
         println!("prompt {prompt}, step {step}: {token} instead of {expected}, which leads by {margin}");
     }
-    println!("{} of {} tokens differ", found.len(), cases.len() * cases[0].output.len());
+    let exact = (0..cases.len()).filter(|case| found.iter().all(|(flip, _)| flip.prompt != *case)).count();
+    let tokens = cases.len() * cases[0].output.len();
+    println!("{} of {tokens} tokens differ, {exact} of {} prompts exact", found.len(), cases.len());
     found
 }
 
