@@ -43,8 +43,8 @@ export function connect(server, options = {}) {
 /** Generations the engine is working on. */
 export async function running(server) {
   const page = await fetch(`${server.url}/metrics`).then((response) => response.text());
-  const values = [...page.matchAll(/^janus_running_sequences(?:\{.*\})? (\S+)$/gm)];
-  if (values.length === 0) throw new Error('/metrics has no janus_running_sequences');
+  const values = [...page.matchAll(/^janus_engine_running_sequences(?:\{.*\})? (\S+)$/gm)];
+  if (values.length === 0) throw new Error('/metrics has no janus_engine_running_sequences');
   return values.reduce((sum, [, value]) => sum + Number(value), 0);
 }
 

@@ -89,10 +89,10 @@ class Server:
 
     def running(self):
         """Generations the engine is working on."""
-        return self.metric("janus_running_sequences")
+        return self.metric("janus_engine_running_sequences")
 
     def waiting(self):
-        return self.metric("janus_waiting_requests")
+        return self.metric("janus_engine_waiting_requests")
 
     def wait_until(self, what, seconds, condition):
         """Polls until the condition holds; how long it took."""
