@@ -8,7 +8,7 @@ import OpenAI from 'openai';
 
 export const CHAT_MODEL = 'smollm2-135m-instruct';
 export const EMBEDDING_MODEL = 'all-minilm-l6-v2';
-export const CAPITAL = [{ role: 'user', content: 'What is the capital of France?' }];
+export const CAPITAL = [{ role: 'user', content: 'What is the capital city of France? Answer in one sentence.' }];
 /** Longer than any test waits: only a cancel ends it in time. */
 export const ENDLESS = { max_tokens: 1800, ignore_eos: true };
 

@@ -4,7 +4,7 @@ import { after, before, describe, test } from 'node:test';
 import OpenAI from 'openai';
 import { CAPITAL, CHAT_MODEL, EMBEDDING_MODEL, ENDLESS, connect, running, startServer, waitUntil } from './janus.js';
 
-const PARIS = 'The capital of France is Paris.';
+const PARIS = 'The capital city of France is Paris.';
 let server;
 let client;
 
@@ -46,7 +46,7 @@ describe('chat', () => {
     }
     assert.equal(pieces.join(''), PARIS);
     assert.ok(pieces.filter(Boolean).length > 3);
-    assert.equal(usage.prompt_tokens, 37);
+    assert.equal(usage.prompt_tokens, 43);
   });
 
   test('the accumulating helper', async () => {

@@ -7,7 +7,7 @@ from agent_framework.openai import OpenAIChatCompletionClient, OpenAIEmbeddingCl
 from janus import CHAT_MODEL, EMBEDDING_MODEL
 from test_embeddings import cosine, golden_cases
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital city of France? Answer in one sentence."
 OPTIONS = {"temperature": 0, "max_tokens": 32}
 
 

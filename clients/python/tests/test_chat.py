@@ -7,7 +7,7 @@ import pytest
 
 from janus import CHAT_MODEL, GOLDENS
 
-CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = [{"role": "user", "content": "What is the capital city of France? Answer in one sentence."}]
 
 
 def ask(client, **parameters):
@@ -27,14 +27,14 @@ def test_answer(client):
     assert completion.model == CHAT_MODEL
     (choice,) = completion.choices
     assert (choice.index, choice.message.role, choice.finish_reason) == (0, "assistant", "stop")
-    assert choice.message.content == "The capital of France is Paris."
+    assert choice.message.content == "The capital city of France is Paris."
     assert choice.logprobs is None
 
 
 def test_usage(client):
     usage = ask(client).usage
-    # The template adds the model's own system message: 37 tokens in all.
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (37, 8, 45)
+    # The template adds the model's own system message: 43 tokens in all.
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (43, 8, 51)
 
 
 @pytest.mark.parametrize("parameter", ["max_tokens", "max_completion_tokens"])
@@ -45,9 +45,9 @@ def test_length_limit(client, parameter):
 
 
 @pytest.mark.parametrize("stop, expected", [
-    ("Paris", "The capital of France is "),
-    (["nowhere", " Paris"], "The capital of France is"),
-    (["is Par"], "The capital of France "),
+    ("Paris", "The capital city of France is "),
+    (["nowhere", " Paris"], "The capital city of France is"),
+    (["is Par"], "The capital city of France "),
 ])
 def test_stop_text(client, stop, expected):
     completion = ask(client, max_tokens=32, stop=stop)
@@ -96,7 +96,7 @@ def test_content_parts(client):
     def parts(*texts):
         content = [{"type": "text", "text": text} for text in texts]
         return ask(client, messages=[{"role": "user", "content": content}])
-    assert text(parts("What is the capital of France?")) == text(ask(client))
+    assert text(parts("What is the capital city of France? Answer in one sentence.")) == text(ask(client))
     # Parts are lines of one text.
     assert text(parts("What is", "the capital of France?")) == text(
         ask(client, messages=[{"role": "user", "content": "What is\nthe capital of France?"}]))
@@ -108,7 +108,7 @@ def test_system_and_earlier_turns(client):
         *CAPITAL,
     ]
     assert text(ask(client, messages=messages)) == text(ask(client))
-    longer = messages + [{"role": "assistant", "content": "The capital of France is Paris."},
+    longer = messages + [{"role": "assistant", "content": "The capital city of France is Paris."},
                          {"role": "user", "content": "And of Italy?"}]
     assert ask(client, messages=longer).usage.prompt_tokens > 50
 

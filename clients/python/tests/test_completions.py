@@ -72,15 +72,16 @@ def test_logprobs(client):
     assert all(len(top) >= 2 for top in logprobs.top_logprobs)
 
 
-def test_echo_with_logprobs(client):
+def test_echo_with_logprobs(loose_client):
     """The prompt scored: no log-probability for its first token, one for each other."""
-    choice = complete(client, echo=True, logprobs=1, max_tokens=1).choices[0]
+    choice = complete(loose_client, echo=True, logprobs=1, max_tokens=1).choices[0]
     assert choice.logprobs.token_logprobs[0] is None
     assert all(value <= 0 for value in choice.logprobs.token_logprobs[1:])
     assert "".join(choice.logprobs.tokens) == choice.text
 
 
-def test_stream(client):
+def test_stream(loose_client):
+    client = loose_client
     chunks = list(complete(client, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.text for chunk in chunks for c in chunk.choices) == complete(client).choices[0].text
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 8

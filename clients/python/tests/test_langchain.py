@@ -8,7 +8,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from janus import CHAT_MODEL, EMBEDDING_MODEL
 from test_embeddings import cosine, golden_cases
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital city of France? Answer in one sentence."
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def test_invoke(chat):
     answer = chat.invoke(QUESTION)
     assert "Paris" in answer.content
     assert answer.response_metadata["finish_reason"] == "stop"
-    assert answer.usage_metadata["input_tokens"] == 37
-    assert answer.usage_metadata["total_tokens"] == 37 + answer.usage_metadata["output_tokens"]
+    assert answer.usage_metadata["input_tokens"] == 43
+    assert answer.usage_metadata["total_tokens"] == 43 + answer.usage_metadata["output_tokens"]
 
 
 def test_messages(chat):
@@ -53,7 +53,7 @@ async def test_async(chat):
 
 
 def test_bound_parameters(chat):
-    assert chat.bind(stop=["Paris"]).invoke(QUESTION).content.strip() == "The capital of France is"
+    assert chat.bind(stop=["Paris"]).invoke(QUESTION).content.strip() == "The capital city of France is"
     logprobs = chat.bind(logprobs=True).invoke(QUESTION).response_metadata["logprobs"]["content"]
     assert logprobs[0]["token"] == "The"
 

@@ -27,7 +27,7 @@ def test_usage(client):
     assert all(chunk.usage is None for chunk in chunks)
     assert last.choices == []
     assert last.usage.model_dump(include={"prompt_tokens", "completion_tokens", "total_tokens"}) == {
-        "prompt_tokens": 37, "completion_tokens": 8, "total_tokens": 45}
+        "prompt_tokens": 43, "completion_tokens": 8, "total_tokens": 51}
 
 
 def test_wire_format(server):
@@ -67,7 +67,7 @@ def test_stop_text_across_tokens(client):
     """Text that may begin a stop string is held back, and never shown when it does."""
     chunks = ask(client, stream=True, max_tokens=32, stop=["France is Par"])
     shown = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    assert shown == "The capital of "
+    assert shown == "The capital city of "
 
 
 def test_characters_stay_whole(client):
@@ -84,11 +84,11 @@ def test_helper(client):
             model=CHAT_MODEL, messages=CAPITAL, temperature=0, max_tokens=32) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
-    assert "".join(deltas) == text(final) == "The capital of France is Paris."
+    assert "".join(deltas) == text(final) == "The capital city of France is Paris."
 
 
 async def test_async(async_client):
     stream = await async_client.chat.completions.create(
         model=CHAT_MODEL, messages=CAPITAL, temperature=0, max_tokens=32, stream=True)
     pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
-    assert "".join(pieces) == "The capital of France is Paris."
+    assert "".join(pieces) == "The capital city of France is Paris."
