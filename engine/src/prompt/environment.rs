@@ -44,6 +44,8 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, EngineError>
     environment.set_fuel(Some(STEPS_MAX));
     environment.set_unknown_method_callback(python_method);
     environment.add_filter("tojson", to_json);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_template_owned(NAME, without_generation_tags(source)).map_err(message_of)?;
     Ok(environment)
@@ -161,6 +163,16 @@ fn without_generation_tags(source: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// In Python a text can be iterated and none cannot; `minijinja` sees that the other way round.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
+}
+
+/// What has a length and an item for an index or key: texts and maps among them.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
 }
 
 /// Python's methods: those `minijinja-contrib` has, and the few more that templates use.

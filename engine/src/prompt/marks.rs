@@ -3,10 +3,10 @@
 //! A message may contain `<|im_end|>`; the prompt must then contain those ten characters, not the token
 //! that ends a turn. The template cannot tell, so its inputs are marked before it runs:
 //!
-//! 1. In every string from outside, each run of characters in which a special token can be read is put
-//!    between two private-use characters ([`Marks::open`], [`Marks::close`]). Only such runs: the
-//!    template can still trim, slice, split, join and compare the text, and a test like
-//!    `'</think>' in content` still finds what it looks for.
+//! 1. In every string from outside, each run of characters in which a special token can be read, and the
+//!    white space around it, is put between two private-use characters ([`Marks::open`],
+//!    [`Marks::close`]). Only such runs: the template can still trim, slice, join and compare the text,
+//!    and where it looks for `'</think>' in content` or splits there, it finds it and can trim the parts.
 //! 2. Where a string begins or ends with a part of a special token, which neighbouring text could
 //!    complete, [`Marks::cut`] stands next to that part (inside the white space a template may trim).
 //! 3. After rendering, [`Quoting::finish`] takes the first two characters out and puts the third between
@@ -148,7 +148,8 @@ impl Marker {
         Quoting { marker: self, marks: *marks, runs: HashSet::new(), named: HashMap::new(), used: false }
     }
 
-    /// Byte ranges in which special tokens can be read, overlapping ones joined.
+    /// Byte ranges in which special tokens can be read, with the white space around them but not the one
+    /// that begins or ends the text; overlapping ones are joined.
     fn runs(&self, text: &str) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         let Some(specials) = &self.specials else { return runs };
@@ -161,7 +162,7 @@ impl Marker {
                 _ => runs.push((start, end)),
             }
         }
-        runs
+        with_white_space(text, &runs)
     }
 
     /// Whether text before `text` could complete a special token with its beginning.
@@ -240,8 +241,10 @@ impl Quoting<'_> {
         let trimmed = text.trim();
         let inner = text.len() - text.trim_start().len();
         let (start, end) = (inner, inner + trimmed.len());
-        let cut_before = ends && self.marker.begins_with_part(trimmed);
-        let cut_after = ends && self.marker.ends_with_part(trimmed);
+        // A run at an end is closed off by its own marks.
+        let (at_start, at_end) = (runs.iter().any(|run| run.0 == start), runs.iter().any(|run| run.1 == end));
+        let cut_before = ends && !at_start && self.marker.begins_with_part(trimmed);
+        let cut_after = ends && !at_end && self.marker.ends_with_part(trimmed);
         if runs.is_empty() && !cut_before && !cut_after {
             return;
         }
@@ -279,6 +282,21 @@ impl Quoting<'_> {
         marked.push_str(rest);
         PromptText { marked, mark: Some(cut) }
     }
+}
+
+fn with_white_space(text: &str, runs: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    let mut wide: Vec<(usize, usize)> = Vec::with_capacity(runs.len());
+    for &(start, end) in runs {
+        let before = text[..start].trim_end().len();
+        let after = text.len() - text[end..].trim_start().len();
+        let start = if before == 0 { start } else { before };
+        let end = if after == text.len() { end } else { after };
+        match wide.last_mut() {
+            Some(last) if start < last.1 => last.1 = end,
+            _ => wide.push((start, end)),
+        }
+    }
+    wide
 }
 
 /// No special token can be read in what this appends. One of a single character cannot be cut, so that
