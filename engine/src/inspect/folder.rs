@@ -17,7 +17,8 @@ pub(super) fn describe(folder: &Folder) -> Result<Description, EngineError> {
     // Weights without a configuration still have tensors to describe.
     let config = folder.config().unwrap_or(&Value::Null);
     Ok(Description {
-        name: text(config, "_name_or_path"),
+        // `_name_or_path` is whatever folder the weights were last saved from, often the base model's.
+        name: None,
         architecture: text(config, "model_type"),
         license: text(config, "license").or_else(|| card_license(&read_text(folder, "README.md")?)),
         quantization: config.get("quantization_config").and_then(|config| text(config, "quant_method")),

@@ -69,6 +69,7 @@ fn minilm() {
         &inspection,
         json!({
             "file_format": "safetensors",
+            "name": null,
             "architecture": "bert",
             "license": "apache-2.0",
             "parameters": 22_713_216,
