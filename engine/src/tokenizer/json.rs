@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use tokenizers::NormalizerWrapper;
 
-use super::{TokenRoles, Tokenizer};
+use super::{TokenRoles, Tokenizer, charsmap};
 use crate::EngineError;
 
 /// Larger than any published tokenizer (about 35 MB) by a wide margin.
@@ -20,6 +23,7 @@ impl Tokenizer {
         let bad = |reason: String| EngineError::BadFile { path: path.to_owned(), reason };
         let inner = tokenizers::Tokenizer::from_bytes(read(path)?)
             .map_err(|error| bad(format!("not a tokenizer this version reads: {error}")))?;
+        check_normalizer(inner.get_normalizer()).map_err(bad)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let roles = roles(&inner, folder)?;
         Tokenizer::new(inner, roles).map_err(|error| bad(error.to_string()))
@@ -28,6 +32,22 @@ impl Tokenizer {
     /// Reads the `tokenizer.json` of a model's folder.
     pub fn from_folder(folder: &Path) -> Result<Tokenizer, EngineError> {
         Tokenizer::from_file(&folder.join("tokenizer.json"))
+    }
+}
+
+/// SentencePiece's compiled normaliser is a program of offsets; see [`charsmap`].
+fn check_normalizer(normalizer: Option<&NormalizerWrapper>) -> Result<(), String> {
+    match normalizer {
+        Some(NormalizerWrapper::Sequence(steps)) => {
+            steps.as_ref().iter().try_for_each(|step| check_normalizer(Some(step)))
+        }
+        Some(NormalizerWrapper::Precompiled(step)) => {
+            let written = serde_json::to_value(step).map_err(|error| error.to_string())?;
+            let text = written["precompiled_charsmap"].as_str().unwrap_or_default();
+            let bytes = STANDARD.decode(text).map_err(|error| error.to_string())?;
+            charsmap::check(&bytes).map_err(|reason| format!("precompiled_charsmap: {reason}"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`json`]: a Hugging Face `tokenizer.json` with the small files beside it.
 //! - [`gguf`]: the four kinds of vocabulary a GGUF file can carry, turned into the same type.
+//! - [`charsmap`]: the check of SentencePiece's compiled normaliser.
 //! - [`pieces`]: the bytes each token stands for.
 //! - [`stream`]: token ids to text, one at a time, never splitting a character.
 //!
@@ -12,6 +13,7 @@
 //! Length limits, padding and truncation are the callers' business; those baked into a file are
 //! ignored.
 
+mod charsmap;
 pub mod gguf;
 pub mod json;
 mod pieces;

@@ -78,7 +78,7 @@ impl Pieces {
 }
 
 /// Highest id a vocabulary may name; beyond it a hostile file would make the tables above huge.
-const IDS_MAX: u32 = 1 << 24;
+const IDS_MAX: u32 = 1 << 22;
 
 fn names_by_id(inner: &tokenizers::Tokenizer) -> Vec<Option<String>> {
     let vocabulary = inner.get_vocab(true);

@@ -127,7 +127,7 @@ fn roles_names_and_keys_form_no_tokens() {
     let tokenizer = tokenizer(&SPECIALS, None, None);
     let check = |template: &str, message: Value, expected: &[&str]| {
         let template = ChatTemplate::new(template, &tokenizer).unwrap();
-        let found = specials_of(&tokenizer, &template, &[message.clone()], &options(&json!({})));
+        let found = specials_of(&tokenizer, &template, std::slice::from_ref(&message), &options(&json!({})));
         assert_eq!(found, expected, "{message}");
     };
     let by_role = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}";

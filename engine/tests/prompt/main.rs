@@ -1,5 +1,7 @@
 //! Chat templates against transformers, and against those who would abuse them.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
 mod goldens;
 mod injection;
 mod limits;

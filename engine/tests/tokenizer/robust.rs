@@ -97,6 +97,35 @@ fn bad_vocabularies_are_errors_that_name_the_key() {
 }
 
 #[test]
+fn damaged_files_are_errors_that_name_them() {
+    let folder = std::env::temp_dir().join(format!("janus-tokenizer-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("tokenizer.json");
+    let check = |text: &str, expected: &str| {
+        std::fs::write(&path, text).unwrap();
+        let error = Tokenizer::from_folder(&folder).map(|_| ()).expect_err(expected).to_string();
+        assert!(error.contains("tokenizer.json") && error.contains(expected), "{error}");
+    };
+    let unigram = |charsmap: &str| {
+        format!(
+            r#"{{"added_tokens":[],"normalizer":{{"type":"Sequence","normalizers":[{{"type":"Precompiled",
+            "precompiled_charsmap":"{charsmap}"}}]}},"model":{{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0]]}}}}"#
+        )
+    };
+    check("", "not a tokenizer");
+    check("{}", "not a tokenizer");
+    check(r#"{"model":{"type":"Nonesuch"}}"#, "not a tokenizer");
+    check(&unigram("CAAAAAD/////////YQA="), "precompiled_charsmap");
+    check(
+        r#"{"added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":["b c"]}}"#,
+        "not a tokenizer",
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert!(Tokenizer::from_folder(&folder).map(|_| ()).unwrap_err().to_string().contains("cannot read"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn repeated_tokens_and_odd_numbers_are_survived() {
     let mut odd = vocabulary(&golden("sentencepiece_bpe.json")["vocabulary"]);
     odd.scores.iter_mut().step_by(3).for_each(|score| *score = f32::NAN);

@@ -4,13 +4,12 @@
 //! |---|---|---|
 //! | `gpt2` | byte-level BPE, cut first by `tokenizer.ggml.pre` | [`byte_level`], [`pre_tokenizers`] |
 //! | `llama` | SentencePiece BPE, merges implied by scores | [`sentencepiece`] |
-//! | `t5` | SentencePiece unigram, its compiled normaliser | [`unigram`], [`charsmap`] |
+//! | `t5` | SentencePiece unigram, its compiled normaliser | [`unigram`], [`charsmap`](super::charsmap) |
 //! | `bert` | WordPiece | [`word_piece`] |
 //!
 //! [`metadata`] reads them off a file. Keys and their meaning: the GGUF specification and llama.cpp's vocabulary loader.
 
 mod byte_level;
-mod charsmap;
 mod metadata;
 mod pre_tokenizers;
 mod sentencepiece;

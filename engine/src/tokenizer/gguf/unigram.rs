@@ -6,9 +6,9 @@ use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::normalizers::{NormalizerWrapper, Precompiled, Sequence};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
-use super::{GgufVocabulary, TokenType, charsmap};
+use super::{GgufVocabulary, TokenType};
 use crate::EngineError;
-use crate::tokenizer::failed;
+use crate::tokenizer::{charsmap, failed};
 
 pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     if vocabulary.scores.is_empty() {

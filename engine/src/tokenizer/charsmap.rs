@@ -11,7 +11,7 @@ use std::collections::HashSet;
 const BYTES_MAX: usize = 2 << 20;
 
 /// Checks that no text can lead the walk out of the array or to a replacement that is none.
-pub(super) fn check(charsmap: &[u8]) -> Result<(), String> {
+pub(crate) fn check(charsmap: &[u8]) -> Result<(), String> {
     if charsmap.len() > BYTES_MAX {
         return Err(format!("{} bytes; at most {BYTES_MAX} are read", charsmap.len()));
     }
