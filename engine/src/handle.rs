@@ -25,9 +25,15 @@ pub struct EngineOptions {
     pub step_tokens_max: usize,
     /// Prompt tokens in a step that also decodes: what bounds the wait for a running stream's next token.
     pub mixed_prefill_tokens_max: usize,
-    /// Tokens in one step of an embedding model, and in one that runs between decode steps.
+    /// Time for prompt tokens in a step, alone and beside decodes. The engine measures how many tokens
+    /// that is: someone who arrives in the middle waits so long before being looked at.
+    pub prefill_time_max: Duration,
+    pub mixed_prefill_time_max: Duration,
+    /// Tokens in one step of an embedding model.
     pub embed_step_tokens_max: usize,
-    pub mixed_embed_tokens_max: usize,
+    /// Time for one, alone and between the steps of a chat model.
+    pub embed_time_max: Duration,
+    pub mixed_embed_time_max: Duration,
     /// Tokens of inputs that may wait to be embedded.
     pub embed_waiting_tokens_max: usize,
     /// Memory for keys and values of each chat model.
@@ -45,9 +51,12 @@ impl Default for EngineOptions {
             waiting_tokens_max: 1 << 20,
             running_sequences_max: 64,
             step_tokens_max: 512,
-            mixed_prefill_tokens_max: 128,
+            mixed_prefill_tokens_max: 256,
+            prefill_time_max: Duration::from_millis(200),
+            mixed_prefill_time_max: Duration::from_millis(50),
             embed_step_tokens_max: 2048,
-            mixed_embed_tokens_max: 256,
+            embed_time_max: Duration::from_millis(200),
+            mixed_embed_time_max: Duration::from_millis(25),
             embed_waiting_tokens_max: 1 << 22,
             kv_bytes_max: 1 << 30,
             stream_backlog: 64,

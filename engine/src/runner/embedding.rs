@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use kernels::Tensor;
 use tokio::sync::oneshot;
@@ -11,6 +12,7 @@ use super::{Counters, panic_text};
 use crate::EngineError;
 use crate::batch::Encoder;
 use crate::inbox::{Inbox, Queue};
+use crate::scheduler::Pace;
 
 /// Texts to embed on their way to the thread.
 pub(crate) struct Embedding {
@@ -37,6 +39,8 @@ pub(super) struct EmbeddingRunner {
     /// The next one to be served first.
     jobs: VecDeque<Job>,
     vectors: Tensor,
+    step_tokens_max: usize,
+    pace: Pace,
 }
 
 /// One input of a step: which job's, and which of its inputs.
@@ -47,8 +51,9 @@ struct Place {
 }
 
 impl EmbeddingRunner {
-    pub fn new(network: Box<dyn Encoder>) -> EmbeddingRunner {
-        EmbeddingRunner { network, jobs: VecDeque::new(), vectors: Tensor::default() }
+    pub fn new(network: Box<dyn Encoder>, step_tokens_max: usize) -> EmbeddingRunner {
+        let (jobs, vectors) = (VecDeque::new(), Tensor::default());
+        EmbeddingRunner { network, jobs, vectors, step_tokens_max, pace: Pace::default() }
     }
 
     pub fn accept(&mut self, embedding: Embedding) {
@@ -60,16 +65,16 @@ impl EmbeddingRunner {
         self.jobs.push_back(Job { inputs, order, taken: 0, vectors, tokens, reply });
     }
 
-    /// Runs one step of at most `tokens_max` tokens, or of one input that is longer. Returns whether
-    /// there was anything to do.
-    pub fn step(&mut self, tokens_max: usize, inbox: &Inbox, counters: &mut Counters) -> bool {
+    /// Runs one step of about `time_max`, or of one input that takes longer. Returns whether there was
+    /// anything to do.
+    pub fn step(&mut self, time_max: Duration, inbox: &Inbox, counters: &mut Counters) -> bool {
         let before = self.jobs.len();
         self.end_where(inbox, |job| job.reply.is_closed());
         counters.cancelled_requests += (before - self.jobs.len()) as u64;
         if self.jobs.is_empty() {
             return false;
         }
-        let places = self.take_inputs(tokens_max);
+        let places = self.take_inputs(self.pace.tokens_within(time_max, self.step_tokens_max));
         self.run(&places, inbox, counters);
         self.finish_jobs(inbox, counters);
         // Whoever was first is last next time.
@@ -114,11 +119,14 @@ impl EmbeddingRunner {
             places.iter().map(|place| self.jobs[place.job].inputs[place.input].as_slice()).collect();
         let network = &mut self.network;
         let vectors = &mut self.vectors;
+        let before = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
             network.forward(&sequences, vectors);
             assert_eq!(vectors.rows(), sequences.len(), "one vector for each sequence");
         }));
-        counters.embedded_tokens += sequences.iter().map(|sequence| sequence.len() as u64).sum::<u64>();
+        let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+        counters.embedded_tokens += tokens as u64;
+        self.pace.observe(tokens, before.elapsed());
         match computed {
             Ok(()) => {
                 for (row, &Place { job, input }) in places.iter().enumerate() {

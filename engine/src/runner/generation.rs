@@ -63,6 +63,8 @@ impl GenerationRunner {
             running_sequences_max: options.running_sequences_max,
             step_tokens_max: options.step_tokens_max,
             mixed_prefill_tokens_max: options.mixed_prefill_tokens_max,
+            prefill_time_max: options.prefill_time_max,
+            mixed_prefill_time_max: options.mixed_prefill_time_max,
             scored_rows_max: SCORED_ROWS_MAX,
             scrub_pages_max: SCRUB_PAGES_MAX,
             idle_scrub_pages_max: IDLE_SCRUB_PAGES_MAX,
@@ -166,8 +168,11 @@ impl GenerationRunner {
 
     fn run(&mut self, actions: &Actions, inbox: &Inbox, counters: &mut Counters) {
         counters.steps += 1;
+        let before = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
             forward(self.network.as_mut(), &actions.batch, &mut self.kv, &mut self.logits);
+            let rows = actions.batch.tokens.len();
+            self.events.push(SchedulerEvent::Ran { rows, took: before.elapsed() });
             for (row, output) in actions.outputs.iter().enumerate() {
                 self.answer(row, *output, counters);
             }

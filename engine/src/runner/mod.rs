@@ -28,7 +28,9 @@ pub(crate) use self::embedding::Embedding;
 use self::embedding::EmbeddingRunner;
 pub(crate) use self::generation::Generation;
 use self::generation::GenerationRunner;
-pub(crate) use self::stream::{EventSender, StreamShared, event_channel};
+#[cfg(test)]
+pub(crate) use self::stream::EventSender;
+pub(crate) use self::stream::{StreamShared, event_channel};
 use crate::EngineOptions;
 use crate::batch::{Decoder, Encoder};
 use crate::handle::EngineStats;
@@ -83,7 +85,8 @@ impl Runner {
     }
 
     pub fn add_encoder(&mut self, network: Box<dyn Encoder>) {
-        self.models.push(ModelRunner::Embed(EmbeddingRunner::new(network)));
+        self.models
+            .push(ModelRunner::Embed(EmbeddingRunner::new(network, self.options.embed_step_tokens_max)));
     }
 
     /// The thread's body: until the last handle is gone.
@@ -126,15 +129,15 @@ impl Runner {
     /// One step of each model. Returns whether any had something to do.
     fn step(&mut self) -> bool {
         let generating = self.models.iter().any(ModelRunner::is_generating);
-        let embed_tokens_max = match generating {
-            true => self.options.mixed_embed_tokens_max,
-            false => self.options.embed_step_tokens_max,
+        let embed_time_max = match generating {
+            true => self.options.mixed_embed_time_max,
+            false => self.options.embed_time_max,
         };
         let mut worked = false;
         for model in &mut self.models {
             worked |= match model {
                 ModelRunner::Generate(runner) => runner.step(&self.inbox, &mut self.counters),
-                ModelRunner::Embed(runner) => runner.step(embed_tokens_max, &self.inbox, &mut self.counters),
+                ModelRunner::Embed(runner) => runner.step(embed_time_max, &self.inbox, &mut self.counters),
             };
         }
         worked

@@ -450,8 +450,7 @@ fn expected_vector(input: &[u32]) -> Vec<f32> {
 #[test]
 fn embeds_in_the_order_asked_beside_a_chat() {
     let models = vec![embedding_model("vectors", 512, Duration::ZERO), chat_model(MockOptions::default())];
-    let options = EngineOptions { mixed_embed_tokens_max: 64, ..EngineOptions::default() };
-    let engine = Engine::start(models, options).unwrap();
+    let engine = Engine::start(models, EngineOptions::default()).unwrap();
     let chat = engine.submit(Request { max_new_tokens: 200, ..request("abc") }).unwrap();
     let inputs: Vec<Vec<u32>> =
         (0..300u32).map(|i| (0..1 + i * 37 % 200).map(|j| (i + j) % 250).collect()).collect();

@@ -1,7 +1,7 @@
 //! Decides what the next step of one model computes. Pure: no threads, no clock, no input or output;
 //! [`Scheduler::step`] takes the time and what happened, and returns plain data.
 //!
-//! * A step has a token budget. Running streams decode first, one row each; prompts share the rest in
+//! * A step has a budget of tokens, and of time as far as earlier steps tell it. Running streams decode first, one row each; prompts share the rest in
 //!   chunks: half of it for the oldest, so that no prompt starves, and the other half for those that
 //!   got least so far, so that a newcomer starts at once beside a long prompt.
 //! * A sequence is admitted in order of arrival, when there are pages for all of its prompt.
@@ -13,9 +13,11 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `sequence.rs` | one generation's state |
+//! | `pace.rs` | how many tokens fit into a step's time |
 //! | `plan.rs` | who gets how many rows of a step, and the pages for them |
 //! | `simulation.rs` | seeded tests over arrivals, cancels, pauses and full memory |
 
+mod pace;
 mod plan;
 mod sequence;
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod simulation;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use self::pace::Pace;
 pub use self::sequence::SequenceId;
 use self::sequence::{Sequence, Weakness};
 use crate::batch::Batch;
@@ -38,6 +41,9 @@ pub struct SchedulerLimits {
     pub step_tokens_max: usize,
     /// Prompt tokens in a step that also decodes.
     pub mixed_prefill_tokens_max: usize,
+    /// Time for prompt tokens in a step, without and with decodes.
+    pub prefill_time_max: Duration,
+    pub mixed_prefill_time_max: Duration,
     /// Prompt rows with logits in one step: each is a row of the whole vocabulary.
     pub scored_rows_max: usize,
     /// Freed pages zeroed beside a step, and when there is nothing else to do.
@@ -73,6 +79,11 @@ pub enum SchedulerEvent {
     },
     Resumed {
         id: SequenceId,
+    },
+    /// A batch of so many rows took this long.
+    Ran {
+        rows: usize,
+        took: Duration,
     },
 }
 
@@ -119,6 +130,7 @@ pub enum OutputKind {
 pub struct Scheduler {
     limits: SchedulerLimits,
     pool: PagePool,
+    pace: Pace,
     /// Those with pages, by rank.
     running: BTreeMap<SequenceId, Sequence>,
     /// Those without, by rank: new ones and preempted ones.
@@ -139,6 +151,7 @@ impl Scheduler {
         Scheduler {
             pool: PagePool::new(limits.pages),
             limits,
+            pace: Pace::default(),
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
@@ -198,6 +211,7 @@ impl Scheduler {
                     sequence.paused_since = None;
                 }
             }
+            SchedulerEvent::Ran { rows, took } => self.pace.observe(rows, took),
         }
     }
 

@@ -38,10 +38,7 @@ impl Scheduler {
 
     /// Chunks of the prompts being prefilled, out of what the decodes leave of the budget.
     fn grant_prefills(&mut self, grants: &mut Vec<Grant>, actions: &mut Actions) {
-        let mut budget = match grants.len() {
-            0 => self.limits.step_tokens_max,
-            decodes => self.limits.mixed_prefill_tokens_max.min(self.limits.step_tokens_max - decodes),
-        };
+        let mut budget = self.prefill_budget(grants.len());
         let chunk_max = (budget / 2).max(PAGE_TOKENS);
         let mut scored_left = self.limits.scored_rows_max;
         let mut wanted: Vec<Grant> =
@@ -60,6 +57,18 @@ impl Scheduler {
             let rows = self.reserve(id, rows, actions);
             if rows > 0 {
                 grants.push(Grant { id, rows });
+            }
+        }
+    }
+
+    /// Prompt tokens for a step with so many decodes.
+    fn prefill_budget(&self, decodes: usize) -> usize {
+        let limits = &self.limits;
+        match decodes {
+            0 => self.pace.tokens_within(limits.prefill_time_max, limits.step_tokens_max),
+            _ => {
+                let tokens_max = limits.mixed_prefill_tokens_max.min(limits.step_tokens_max - decodes);
+                self.pace.tokens_within(limits.mixed_prefill_time_max, tokens_max)
             }
         }
     }

@@ -56,6 +56,8 @@ impl World {
             running_sequences_max: 1 + world.below(12),
             step_tokens_max: 1 + world.below(200),
             mixed_prefill_tokens_max: 1 + world.below(100),
+            prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
+            mixed_prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
             ..limits(pages)
         };
         world.scheduler = Scheduler::new(world.limits);
@@ -188,6 +190,9 @@ impl World {
         for output in &actions.outputs {
             self.answer(*output);
         }
+        let rows = batch.tokens.len();
+        let took = Duration::from_micros((rows * self.below(5000)) as u64);
+        self.events.push(SchedulerEvent::Ran { rows, took });
     }
 
     fn answer(&mut self, output: Output) {
@@ -234,6 +239,8 @@ fn limits(pages: usize) -> SchedulerLimits {
         running_sequences_max: 8,
         step_tokens_max: 256,
         mixed_prefill_tokens_max: 64,
+        prefill_time_max: Duration::from_secs(3600),
+        mixed_prefill_time_max: Duration::from_secs(3600),
         scored_rows_max: 16,
         scrub_pages_max: 2,
         idle_scrub_pages_max: 4,
@@ -316,6 +323,18 @@ fn prompts_beside_a_stream_are_cut_to_the_mixed_budget() {
     let sampled = SchedulerEvent::Sampled { id: SequenceId(0), token: 5 };
     let actions = scheduler.step(Duration::ZERO, [sampled, arrival(1, 8000)]);
     assert_eq!([0, 1].map(|id| rows_of(&actions, id)), [1, 64]);
+}
+
+#[test]
+fn chunks_shrink_to_the_time_a_step_may_take() {
+    let limits = SchedulerLimits { prefill_time_max: Duration::from_millis(200), ..limits(1000) };
+    let mut scheduler = Scheduler::new(limits);
+    let mut rows = scheduler.step(Duration::ZERO, [arrival(0, 8000)]).batch.tokens.len();
+    for _ in 0..20 {
+        let ran = SchedulerEvent::Ran { rows, took: Duration::from_millis(4) * rows as u32 };
+        rows = scheduler.step(Duration::ZERO, [ran]).batch.tokens.len();
+    }
+    assert_eq!(rows, 50);
 }
 
 #[test]

@@ -1,0 +1,73 @@
+//! How long a model takes for a token, so that steps are bounded in time on any machine.
+
+use std::time::Duration;
+
+/// Steps of fewer tokens tell little: most of their time goes into reading the weights once.
+const MEASURED_TOKENS_MIN: usize = 32;
+
+/// Weight of the newest step. A burst of other work on the machine is forgotten in a few steps.
+const NEWEST: f64 = 0.3;
+
+/// A running estimate.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    seconds_a_token: f64,
+}
+
+impl Default for Pace {
+    /// A slow start: 2 ms a token is a model of a billion parameters on two cores.
+    fn default() -> Pace {
+        Pace { seconds_a_token: 2e-3 }
+    }
+}
+
+impl Pace {
+    /// Learns from a step.
+    pub fn observe(&mut self, tokens: usize, took: Duration) {
+        if tokens >= MEASURED_TOKENS_MIN {
+            let seconds = took.as_secs_f64() / tokens as f64;
+            self.seconds_a_token += NEWEST * (seconds - self.seconds_a_token);
+        }
+    }
+
+    /// How many tokens fit into this time, at least the fewest that are worth a step and at most
+    /// `tokens_max`.
+    pub fn tokens_within(&self, time: Duration, tokens_max: usize) -> usize {
+        let tokens = time.as_secs_f64() / self.seconds_a_token.max(1e-9);
+        (tokens as usize).max(MEASURED_TOKENS_MIN).min(tokens_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_settle_at_the_time_given() {
+        for micros_a_token in [20, 1_000, 5_000] {
+            let mut pace = Pace::default();
+            let mut tokens = 0;
+            for _ in 0..30 {
+                tokens = pace.tokens_within(Duration::from_millis(200), 100_000);
+                // 3 ms of each step do not depend on its size.
+                pace.observe(tokens, Duration::from_micros(3_000 + micros_a_token * tokens as u64));
+            }
+            let took = 3_000 + micros_a_token * tokens as u64;
+            assert!((190_000..=210_000).contains(&took), "{took} us at {micros_a_token} us a token");
+        }
+    }
+
+    #[test]
+    fn stays_within_its_bounds() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.tokens_within(Duration::from_millis(200), 512), 100);
+        assert_eq!(pace.tokens_within(Duration::from_secs(200), 512), 512);
+        pace.observe(100, Duration::from_secs(1000));
+        assert_eq!(pace.tokens_within(Duration::from_millis(200), 512), 32);
+        assert_eq!(pace.tokens_within(Duration::from_millis(200), 8), 8);
+        (0..100).for_each(|_| pace.observe(100, Duration::ZERO));
+        assert_eq!(pace.tokens_within(Duration::from_millis(200), 512), 512);
+        pace.observe(1, Duration::from_secs(1000));
+        assert_eq!(pace.tokens_within(Duration::from_millis(200), 512), 512, "one token tells nothing");
+    }
+}

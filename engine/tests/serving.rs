@@ -1,0 +1,99 @@
+//! The whole engine on SmolLM2: several clients at a time.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use engine::model::LoadedModel;
+use engine::{
+    Engine, EngineOptions, Event, EventStream, FinishReason, Request, SamplingParams, StopCriteria,
+};
+
+const MODEL: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+fn smollm2() -> Option<LoadedModel> {
+    let model = support::try_load(&support::real_model(MODEL)?, None);
+    Some(model.expect("the model is whole"))
+}
+
+/// An engine that serves it, and its name.
+fn start() -> Option<(Engine, String)> {
+    let model = smollm2()?;
+    let name = model.info.name.clone();
+    Some((Engine::start(vec![model], EngineOptions::default()).expect("it starts"), name))
+}
+
+fn request(engine: &Engine, name: &str, prompt: &str, seed: Option<u64>) -> Request {
+    let tokenizer = &engine.model(name).expect("it is served").tokenizer;
+    Request {
+        model: name.to_owned(),
+        prompt: tokenizer.encode(prompt, true).expect("text has ids"),
+        max_new_tokens: 24,
+        sampling: SamplingParams {
+            temperature: if seed.is_some() { 1.0 } else { 0.0 },
+            seed,
+            ..Default::default()
+        },
+        stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
+        logprobs: None,
+        prompt_logprobs: None,
+    }
+}
+
+fn read(mut stream: EventStream) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    while let Some(event) = stream.next_blocking() {
+        match event {
+            Event::Token(token) => tokens.push(token.token),
+            Event::Finished(finished) => assert_eq!(finished.reason, FinishReason::Length),
+            other => panic!("{other:?}"),
+        }
+    }
+    tokens
+}
+
+const PROMPTS: [&str; 6] = [
+    "The capital of France is",
+    "Once upon a time, in a village by the sea, there lived an old fisherman who",
+    "1, 2, 3, 4,",
+    "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n",
+    "Water boils at 100 degrees because, when it is heated, its molecules move faster and faster until",
+    "Dear Sir or Madam, I am writing to",
+];
+
+#[test]
+fn a_request_gives_the_same_tokens_alone_and_among_others() {
+    let Some((engine, name)) = start() else { return };
+    let requests: Vec<Request> = PROMPTS
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| request(&engine, &name, prompt, (i % 2 == 1).then_some(i as u64)))
+        .collect();
+    let submit = |request: &Request| engine.submit(request.clone()).expect("there is room");
+    let alone: Vec<Vec<u32>> = requests.iter().map(|request| read(submit(request))).collect();
+    let streams: Vec<EventStream> = requests.iter().map(submit).collect();
+    let together: Vec<Vec<u32>> = streams.into_iter().map(read).collect();
+    for (i, prompt) in PROMPTS.iter().enumerate() {
+        assert_eq!(alone[i], together[i], "{prompt}");
+    }
+}
+
+#[test]
+fn a_second_client_starts_within_a_second_beside_a_long_prompt() {
+    let Some((engine, name)) = start() else { return };
+    let long = request(&engine, &name, &"The quick brown fox jumps over the lazy dog. ".repeat(300), None);
+    assert!(long.prompt.len() > 3000);
+    let mut long = engine.submit(long).expect("there is room");
+    while engine.stats().steps == 0 {
+        std::thread::yield_now();
+    }
+    let started = Instant::now();
+    let mut second = engine.submit(request(&engine, &name, PROMPTS[1], None)).expect("there is room");
+    assert!(matches!(second.next_blocking(), Some(Event::Token(_))));
+    let first_token = started.elapsed();
+    println!("first token beside a long prompt: {first_token:?}");
+    assert!(engine.stats().generated_tokens <= 1, "the long prompt is still at work");
+    assert!(first_token < Duration::from_secs(1), "{first_token:?}");
+    drop(second);
+    assert!(matches!(long.next_blocking(), Some(Event::Token(_))));
+}
