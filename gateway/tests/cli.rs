@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const CHAT_FILE: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -116,6 +116,59 @@ fn a_killed_pull_leaves_no_file_and_goes_on_later() {
     check(home.path(), &["inspect", target.to_str().expect("a plain path")], 0, "llama", "");
     check(home.path(), &["rm", "smollm2-135m-instruct"], 0, "", "98.4 MB are free again");
     assert!(!target.exists());
+}
+
+/// Talks to `janus chat` through a pipe; what it answers.
+fn chat(home: &Path, arguments: &[&str], lines: &str) -> String {
+    let mut chat = janus(home)
+        .args(["chat", "--temperature", "0", "--max-tokens", "12"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("janus starts");
+    chat.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("janus reads");
+    let output = chat.wait_with_output().expect("janus ends");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn serve_says_where_it_is_and_chat_talks_to_it_or_alone() {
+    let Some(model) = chat_file() else { return };
+    let home = tempfile::tempdir().expect("a folder");
+    let named = format!("tiny={}", model.display());
+    let mut server = janus(home.path())
+        .args(["serve", "--model", &named, "--listen", "127.0.0.1:0", "--threads", "1", "--context", "512"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("janus starts");
+    let mut ready = BufReader::new(server.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    let heading = ready.find(|line| line.contains("is ready at")).expect("the block of a ready server");
+    let url = heading.split_whitespace().find(|word| word.starts_with("http://")).expect("an address");
+    let listed = ready.next().unwrap_or_default();
+    assert!(listed.contains("tiny") && listed.contains("context of 512 tokens"), "{listed}");
+
+    let question = "Say hello.\n\n/reset\nSay hello.\n/exit\nnever read\n";
+    let served = chat(home.path(), &["--url", url], question);
+    let answers: Vec<&str> = served.lines().collect();
+    assert!(answers.len() >= 2 && answers[0] == answers[answers.len() / 2], "twice the same: {served}");
+    check(
+        home.path(),
+        &["chat", "--url", url, "--model", "other"],
+        1,
+        "",
+        "does not serve `other`; it serves tiny",
+    );
+    // The same model in this process, where sums are added up in the same order.
+    let alone = chat(home.path(), &["--model", &named, "--threads", "1"], question);
+    assert_eq!(alone, served);
+
+    let ended = Command::new("kill").arg("-TERM").arg(server.id().to_string()).status();
+    assert!(ended.expect("kill runs").success());
+    assert_eq!(server.wait().expect("janus ends").code(), Some(0), "SIGTERM is an orderly end");
 }
 
 /// A file server that sends the first `sent` bytes and then nothing, with the connection open.

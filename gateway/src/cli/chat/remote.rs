@@ -12,6 +12,8 @@ use super::{Answering, Message, Partner};
 use crate::catalogue::{Catalogue, TaskKind};
 
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// The list of models is short and at hand; whatever else listens there may never answer.
+const LIST_MAX: Duration = Duration::from_secs(5);
 /// Between two pieces of an answer: a busy server lets a client wait before its first token.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// An answer that is no stream (a list of models, an error) is not longer than this.
@@ -53,6 +55,7 @@ impl Server {
     fn models(&self) -> anyhow::Result<Vec<String>> {
         let url = format!("{}/v1/models", self.url);
         let request = self.authorized(self.agent.get(&url));
+        let request = request.config().timeout_global(Some(LIST_MAX)).build();
         let answer = request.call().with_context(|| format!("no server answers at {}", self.url))?;
         let list: Value = serde_json::from_str(&text(answer)?)
             .with_context(|| format!("{url} does not answer as the OpenAI API does"))?;
