@@ -2,7 +2,11 @@
 //!
 //! `trim_blocks`, `lstrip_blocks`, loop controls, Python's string and dict methods, `raise_exception`,
 //! `strftime_now`, `tojson` without HTML escapes. `{% generation %}` (which marks training text) is read
-//! as a block that does nothing. A template runs a bounded number of steps and writes bounded output.
+//! as a block that does nothing.
+//!
+//! A template runs a bounded number of steps and writes bounded output. Not bounded is the memory of a
+//! template that doubles a text again and again: templates come with the weights an operator chose, and
+//! no message can make a sound one do that.
 
 use std::time::SystemTime;
 

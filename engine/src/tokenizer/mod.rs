@@ -75,8 +75,7 @@ const END_TOKENS: [&str; 16] = [
 ];
 
 impl Tokenizer {
-    /// Wraps a tokenizer whose added tokens are complete. `strips_first_space` of `pieces` and the frame
-    /// around texts are read off `inner`.
+    /// Wraps a tokenizer whose added tokens, decoder and post-processor are complete.
     fn new(mut inner: tokenizers::Tokenizer, mut roles: TokenRoles) -> Result<Tokenizer, EngineError> {
         match_special_tokens_verbatim(&mut inner)?;
         let pieces = Pieces::of(&inner);

@@ -125,6 +125,21 @@ fn a_tokenizer_file_without_its_padding_and_truncation() {
     assert_eq!(tokenizer.vocabulary_size(), golden["vocabulary"]["tokens"].as_array().unwrap().len());
 }
 
+#[test]
+fn tokenizer_files_of_the_other_kinds() {
+    let check = |name: &str, expected: &Value, decoded: &Value, roles: (Option<u32>, Option<u32>, &[u32])| {
+        let tokenizer = Tokenizer::from_folder(&folder().join(name)).unwrap();
+        check_ids(&tokenizer, expected, false, name);
+        check_decoded(&tokenizer, decoded, false, name);
+        assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.end_tokens()), roles, "{name}");
+    };
+    let (byte_level, unigram) = (golden("byte_level.json"), golden("unigram.json"));
+    let sentencepiece = golden("sentencepiece_bpe.json");
+    check("byte_level", &byte_level["ids"]["qwen2"], &Value::Null, (None, Some(2), &[2, 0]));
+    check("sentencepiece_bpe", &sentencepiece["ids"], &sentencepiece["decoded"], (Some(1), Some(2), &[2]));
+    check("unigram", &unigram["ids"], &unigram["decoded"], (None, Some(2), &[2]));
+}
+
 /// Six bits a character, most significant first.
 fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

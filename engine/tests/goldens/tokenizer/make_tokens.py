@@ -9,6 +9,7 @@ Each file: {"vocabulary" or "file", "ids": one list a text of corpus.json, ...}.
 """
 
 import base64
+import collections
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 from transformers.integrations.gguf import gguf_tokenizer_mapping as hf
+from transformers.tokenization_utils_base import generate_merges
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from corpus import TEXTS, training_lines
@@ -41,6 +43,15 @@ def plain_ids(tokenizer, add_special=False):
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return [tokenizer.encode(text, add_special_tokens=add_special).ids for text in TEXTS]
+
+
+def save(folder, tokenizer, config, generation=None):
+    """A model's folder with nothing but its tokenizer, as published ones have it."""
+    (HERE / folder).mkdir(exist_ok=True)
+    tokenizer.save(str(HERE / folder / "tokenizer.json"), pretty=False)
+    write(f"{folder}/tokenizer_config.json", config)
+    if generation:
+        write(f"{folder}/generation_config.json", generation)
 
 
 # --- Byte-level BPE: one vocabulary whose merges cross every boundary, so that each way of cutting shows.
@@ -144,6 +155,9 @@ def byte_level():
         reference.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
         reference.add_tokens([AddedToken(tag, normalized=False)])
         ids[name] = plain_ids(reference)
+        if name == "qwen2":
+            reference.decoder = decoders.ByteLevel()
+            save("byte_level", reference, {"bos_token": None, "eos_token": "<|im_end|>"}, {"eos_token_id": [2, 0]})
     write("byte_level.json", {"vocabulary": vocabulary, "ids": ids})
 
 
@@ -199,10 +213,9 @@ def llama():
         allow_whitespace_only_pieces=True,
     )
     model = trained(**options)
-    write(
-        "sentencepiece_bpe.json",
-        {"vocabulary": {"model": "llama", **pieces(model, "llama")}, **sentencepiece_rows(model)},
-    )
+    vocabulary = {"model": "llama", **pieces(model, "llama")}
+    write("sentencepiece_bpe.json", {"vocabulary": vocabulary, **sentencepiece_rows(model)})
+    save("sentencepiece_bpe", llama_file(vocabulary), {"bos_token": {"content": "<s>"}, "eos_token": "</s>"})
     # Gemma: no space before a text, runs of spaces and line ends as tokens of their own.
     runs = ["\n" * count for count in range(2, 5)] + ["▁" * count for count in range(2, 9)]
     model = trained(add_dummy_prefix=False, user_defined_symbols=["<start_of_turn>"] + runs, **options)
@@ -219,6 +232,21 @@ def llama():
             **sentencepiece_rows(model),
         },
     )
+
+
+def llama_file(vocabulary):
+    """The tokenizer.json Llama 2 was published with, for this vocabulary."""
+    tokens = vocabulary["tokens"]
+    ids = {token: at for at, token in enumerate(tokens)}
+    merges = generate_merges(ids, dict(zip(tokens, vocabulary["scores"])), skip_tokens=["<unk>", "<s>", "</s>"])
+    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in ("<unk>", "<s>", "</s>")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
 
 
 def unigram():
@@ -257,6 +285,7 @@ def unigram():
     reference.add_special_tokens(
         [token for token, kind in zip(vocabulary["tokens"], vocabulary["token_types"]) if kind in (CONTROL, UNKNOWN)]
     )
+    save("unigram", reference, {"eos_token": "</s>", "unk_token": "<unk>"})
     reference.encode_special_tokens = True
     rows = sentencepiece_rows(model)
     for at, (text, expected) in enumerate(zip(TEXTS, rows["ids"])):
@@ -277,16 +306,29 @@ def unigram():
 # --- WordPiece
 
 
+def word_pieces(normalizer, specials):
+    """The most frequent pieces of words. Trainers break ties by chance; counting does not."""
+    counts = collections.Counter()
+    for line in training_lines():
+        for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normalizer.normalize_str(line)):
+            for start in range(len(word)):
+                mark = "##" if start else ""
+                counts.update(mark + word[start:end] for end in range(start + 1, min(len(word), start + 8) + 1))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1] * len(item[0]), item[0]))
+    characters = [piece for piece, _ in ranked if len(piece.removeprefix("##")) == 1]
+    longer = [piece for piece, _ in ranked if len(piece.removeprefix("##")) > 1]
+    return specials + characters[:420] + longer[:300]
+
+
 def word_piece(name, lowercase):
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=700, special_tokens=specials, limit_alphabet=330, show_progress=False
-    )
-    tokenizer.train_from_iterator(training_lines(), trainer)
-    tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokens = word_pieces(normalizer, specials)
+    ids = {token: at for at, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
