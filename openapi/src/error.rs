@@ -17,9 +17,9 @@ pub struct ErrorBody {
     #[serde(rename = "type")]
     pub kind: String,
     /// The request's parameter at fault.
-    #[schemars(required)]
+    #[schemars(required, extend("type" = ["string", "null"]))]
     pub param: Option<String>,
     /// A constant for programs, such as `context_length_exceeded`.
-    #[schemars(required)]
+    #[schemars(required, extend("type" = ["string", "null"]))]
     pub code: Option<String>,
 }
