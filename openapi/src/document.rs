@@ -182,13 +182,25 @@ fn success_content(reply: &Reply, generator: &mut SchemaGenerator) -> Value {
         Reply::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
         Reply::Stream(whole, chunk) => json!({
             "application/json": { "schema": whole(generator) },
-            "text/event-stream": { "schema": { "type": "string" }, "x-event-schema": chunk(generator) },
+            "text/event-stream": { "schema": event(chunk(generator)) },
         }),
         Reply::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Reply::Status => json!({ "application/json": { "schema": {
             "type": "object", "required": ["status"], "properties": { "status": { "type": "string" } }
         } } }),
     }
+}
+
+/// Before OpenAPI 3.2 the schema of an event stream is that of each event.
+fn event(chunk: Value) -> Value {
+    let json_text =
+        json!({ "type": "string", "contentMediaType": "application/json", "contentSchema": chunk });
+    json!({
+        "type": "object",
+        "description": "One server-sent event. The last one's data is `[DONE]`; a failure's is an error.",
+        "required": ["data"],
+        "properties": { "data": { "anyOf": [{ "const": "[DONE]" }, json_text] } }
+    })
 }
 
 fn meaning(status: u16) -> &'static str {

@@ -10,8 +10,10 @@ from schemathesis.specs.openapi.checks import (
 
 from janus import CHAT_MODEL, EMBEDDING_MODEL, ROOT
 
-EXAMPLES = 40
+EXAMPLES = 60
 TOKENS_MAX = 4
+# Members that a request made up at random gets wrong more often than right.
+DELICATE = ["logit_bias", "stop_token_ids", "stream_options", "top_logprobs", "echo", "best_of", "dimensions"]
 CHECKS = [checks.not_a_server_error, status_code_conformance, content_type_conformance,
           response_schema_conformance]
 
@@ -20,10 +22,13 @@ schema = schemathesis.openapi.from_path(ROOT / "openapi/openapi.json")
 
 @schemathesis.hook
 def map_case(context, case):
-    """Aims at models that exist, and keeps answers short; what is wrong elsewhere stays wrong."""
+    """Aims at models that exist, makes half of the requests simpler, and keeps answers short; what is
+    wrong elsewhere stays wrong."""
     if isinstance(case.body, dict):
         if isinstance(case.body.get("model"), str):
             case.body["model"] = EMBEDDING_MODEL if "embeddings" in case.path else CHAT_MODEL
+        if len(str(case.body)) % 2:
+            [case.body.pop(name, None) for name in DELICATE]
         if "embeddings" not in case.path:
             shorten(case.body)
     return case
