@@ -167,14 +167,16 @@ fn quantize_block(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> BlockHeader
     let inverse = if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
     let scale = if inverse > 0.0 { largest / 127.0 } else { 0.0 };
     let mut sums = [0_i32; 2];
-    for half in 0..2 {
-        for i in half * LANES..(half + 1) * LANES {
-            let scaled = values[i] * inverse;
+    for ((values, codes), sum) in
+        values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0).zip(&mut sums)
+    {
+        for (value, code) in values.iter().zip(codes) {
+            let scaled = value * inverse;
             let scaled = if scaled.abs() <= 127.5 { scaled } else { 0.0 };
             // Adding 1.5·2^23 leaves the rounded value in the low bits.
-            let code = (scaled + 12_582_912.0).to_bits().wrapping_sub(0x4B40_0000) as i32;
-            codes[i] = code as i8;
-            sums[half] += code;
+            let rounded = (scaled + 12_582_912.0).to_bits().wrapping_sub(0x4B40_0000) as i32;
+            *code = rounded as i8;
+            *sum += rounded;
         }
     }
     let all = [sums[0], sums[1], sums[0] + sums[1]];
