@@ -3,6 +3,7 @@
 //! A rule is a function from the [`Tree`] to findings; [`RULES`] lists them. Each has its own table of
 //! test rows, good and bad.
 
+mod docs;
 mod edges;
 mod length;
 mod source;
@@ -24,6 +25,7 @@ Rules:
   unsafe   `unsafe` and `cfg(feature = \"cuda\")` stand only in kernels/, each `unsafe` under a SAFETY comment
   length   no Rust file grows past 600 lines; longer ones are listed in xtask/lengths.txt and may only shrink
   words    no unfinished-work macros, no package registry's host name in any tracked file
+  docs     files that documents name in backticks exist
 
 Options:
   --shrink    write today's smaller lengths to xtask/lengths.txt";
@@ -85,6 +87,7 @@ const RULES: &[(&str, Rule)] = &[
     ("unsafe", source::check_unsafe),
     ("length", length::check),
     ("words", source::check_words),
+    ("docs", docs::check),
 ];
 
 pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
