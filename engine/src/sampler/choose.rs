@@ -20,6 +20,8 @@ pub struct ChooseScratch {
     /// Probability of each token, relative to the most likely one's.
     weights: Vec<f32>,
     candidates: Vec<Candidate>,
+    /// Greatest weight of each piece.
+    maxima: Vec<f32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,10 +53,44 @@ pub(super) fn choose(
     if !truncates {
         return draw_from_row(&scratch.weights, uniform);
     }
-    collect(&scratch.weights, params.min_p, &mut scratch.candidates);
-    keep_top_k(&mut scratch.candidates, params.top_k);
-    keep_top_p(&mut scratch.candidates, params.top_p);
-    draw_from_candidates(&scratch.candidates, uniform)
+    let ChooseScratch { weights, candidates, maxima } = scratch;
+    let floor = weight_floor(weights, params, maxima);
+    collect(weights, params.min_p.max(floor), candidates);
+    keep_top_k(candidates, params.top_k);
+    let total = match params.top_k == 0 && params.min_p == 0.0 {
+        true => total(weights),
+        false => candidates.iter().map(|candidate| f64::from(candidate.weight)).sum(),
+    };
+    keep_top_p(candidates, params.top_p, total);
+    draw_from_candidates(candidates, uniform)
+}
+
+/// A weight that every token truncation keeps reaches: what lies below needs no closer look, and that
+/// is nearly all of the vocabulary.
+fn weight_floor(weights: &[f32], params: &SamplingParams, maxima: &mut Vec<f32>) -> f32 {
+    if params.top_k > 0 {
+        return top_k_floor(weights, params.top_k, maxima);
+    }
+    if params.min_p > 0.0 || params.top_p >= 1.0 {
+        return 0.0;
+    }
+    // All tokens below (1 - p) · total / n together hold less than 1 - p. Half of it leaves room for
+    // rounding.
+    (0.5 * (1.0 - f64::from(params.top_p)) * total(weights) / weights.len() as f64) as f32
+}
+
+/// The k-th greatest of the pieces' maxima: at least k weights reach it.
+fn top_k_floor(weights: &[f32], k: usize, maxima: &mut Vec<f32>) -> f32 {
+    maxima.clear();
+    maxima.extend(weights.chunks(SORTED_PIECE).map(exp::maximum));
+    match maxima.get(k - 1) {
+        None => 0.0,
+        Some(_) => *maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,
+    }
+}
+
+fn total(weights: &[f32]) -> f64 {
+    weights.chunks(PIECE).map(|piece| f64::from(exp::sum(piece))).sum()
 }
 
 /// The lowest id with this logit: greedy choice when it is the greatest one. 0 when a broken model left
@@ -65,8 +101,7 @@ fn first_equal(logits: &[f32], max: f32) -> u32 {
 
 /// A draw from the whole vocabulary.
 fn draw_from_row(weights: &[f32], uniform: f64) -> u32 {
-    let total: f64 = weights.chunks(PIECE).map(|piece| f64::from(exp::sum(piece))).sum();
-    let mut target = uniform * total;
+    let mut target = uniform * total(weights);
     let mut last = 0;
     for (i, piece) in weights.chunks(PIECE).enumerate() {
         let mass = f64::from(exp::sum(piece));
@@ -105,11 +140,11 @@ fn walk(weights: impl Iterator<Item = f32>, mut target: f64) -> usize {
     last
 }
 
-/// Tokens with at least `min_p` times the greatest probability. The most likely one is always there.
-fn collect(weights: &[f32], min_p: f32, candidates: &mut Vec<Candidate>) {
+/// Tokens of at least this weight. The most likely one, whose weight is 1, is always among them.
+fn collect(weights: &[f32], weight_min: f32, candidates: &mut Vec<Candidate>) {
     candidates.clear();
     for (token, &weight) in weights.iter().enumerate() {
-        if weight > 0.0 && weight >= min_p {
+        if weight > 0.0 && weight >= weight_min {
             candidates.push(Candidate { weight, token: token as u32 });
         }
     }
@@ -122,13 +157,12 @@ fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: usize) {
     }
 }
 
-/// The shortest run of the most likely candidates that holds `top_p` of their mass. Puts them in order
-/// piece by piece: mostly a few hold nearly all of it, and the rest need no order.
-fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
+/// The shortest run of the most likely candidates that holds `top_p` of the `total` mass. Puts them in
+/// order piece by piece: mostly a few hold nearly all of it, and the rest need no order.
+fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32, total: f64) {
     if top_p >= 1.0 {
         return;
     }
-    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
     let wanted = f64::from(top_p) * total;
     let (mut sorted, mut piece, mut mass) = (0, SORTED_PIECE, 0.0);
     while sorted < candidates.len() {

@@ -198,10 +198,53 @@ fn a_nucleus_of_hundreds_is_found_without_full_order() {
     assert!(counts.iter().enumerate().all(|(token, &count)| count == 0 || token % 5 < 2));
 }
 
+/// The tokens truncation leaves, found the slow way: by a full sort.
+fn kept(logits: &[f32], params: &SamplingParams) -> Vec<usize> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |&token: &usize| f64::from((logits[token] - max) / params.temperature).exp();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.retain(|token| weight(token) >= f64::from(params.min_p));
+    order.sort_by(|a, b| weight(b).total_cmp(&weight(a)).then(a.cmp(b)));
+    order.truncate(if params.top_k == 0 { usize::MAX } else { params.top_k });
+    let total: f64 = order.iter().map(weight).sum();
+    let mut mass = 0.0;
+    let is_inside = |token: &usize| {
+        let inside = mass < f64::from(params.top_p) * total;
+        mass += weight(token);
+        inside
+    };
+    order.into_iter().take_while(is_inside).collect()
+}
+
+#[test]
+fn truncation_is_that_of_a_full_sort() {
+    let random = random::CounterRandom::new(3);
+    for seed in 0..40 {
+        let length = 1 + random.bits(seed) as usize % 1500;
+        let spread = [1.0, 4.0, 12.0][seed as usize % 3];
+        let draw = |i: usize| random.uniform(seed << 32 | i as u64) + random.uniform(seed << 40 | i as u64);
+        let logits: Vec<f32> = (0..length).map(|i| (draw(i) * spread) as f32).collect();
+        let top_k = [0, 0, 2, 20, 700][random.bits(seed + 1000) as usize % 5];
+        let top_p = [1.0, 0.99, 0.9, 0.3][random.bits(seed + 2000) as usize % 4];
+        let min_p = [0.0, 0.0, 0.05][random.bits(seed + 3000) as usize % 3];
+        let params = SamplingParams { top_k, top_p, min_p, ..params() };
+        let kept = kept(&logits, &params);
+        let counts = frequencies(params.clone(), &logits, 300);
+        assert!(counts.iter().enumerate().all(|(t, &n)| n == 0 || kept.contains(&t)), "{params:?}");
+        // The least likely token that is kept comes with the last draw there is.
+        let mut scratch = SamplerScratch::default();
+        let last = choose::choose(&logits, &params, 1.0 - 1e-12, &mut scratch.choose);
+        assert!(kept.contains(&(last as usize)));
+        if top_p < 1.0 {
+            assert_eq!(last as usize, kept[kept.len() - 1], "{params:?} on {length} tokens, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn large_vocabularies_are_drawn_from_evenly() {
-    let counts = frequencies(params(), &vec![0.0; 1000], 1_000_000);
-    let chi_square: f64 = counts.iter().map(|&n| (n as f64 - 1000.0).powi(2) / 1000.0).sum();
+    let counts = frequencies(params(), &vec![0.0; 1000], 200_000);
+    let chi_square: f64 = counts.iter().map(|&n| (n as f64 - 200.0).powi(2) / 200.0).sum();
     // 999 degrees of freedom, 99.9 %.
     assert!(chi_square < 1143.9, "{chi_square}");
 }
