@@ -194,3 +194,31 @@ async fn unknown_url(request: Request) -> ApiError {
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::wrong_method(request.method().as_str(), request.uri().path())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_in_the_error_shape() {
+        async fn panics() {
+            panic!("on purpose");
+        }
+        let app: Router = Router::new().route("/", get(panics)).layer(CatchPanicLayer::custom(panicked));
+        let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        let error: openapi::ErrorReply = serde_json::from_slice(&body).unwrap();
+        assert_eq!(error.error.kind, "server_error");
+    }
+
+    #[test]
+    fn request_ids_of_clients_are_kept_if_they_are_harmless() {
+        for (id, sane) in [("a-Z_0.:/+=", true), ("", false), ("a b", false), ("a\"b", false), ("a{b", false)] {
+            assert_eq!(is_sane(&HeaderValue::from_str(id).unwrap()), sane, "{id}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! The server's behaviour over real sockets, against models without weights.
 
+#![allow(clippy::unwrap_used)]
+
 mod chat;
 mod completions;
 mod config;
