@@ -17,6 +17,7 @@
 //! | [`roofline`] | this machine's limits |
 //! | [`device`] | every op, as a method |
 
+pub mod allocations;
 pub mod device;
 pub mod error;
 pub mod isa;
