@@ -28,7 +28,7 @@ fn request(engine: &Engine, name: &str, prompt: &str, seed: Option<u64>) -> Requ
     Request {
         model: name.to_owned(),
         prompt: tokenizer.encode(prompt, true).expect("text has ids"),
-        max_new_tokens: 24,
+        max_new_tokens: 12,
         sampling: SamplingParams {
             temperature: if seed.is_some() { 1.0 } else { 0.0 },
             seed,
@@ -64,7 +64,10 @@ const PROMPTS: [&str; 6] = [
 #[test]
 fn a_request_gives_the_same_tokens_alone_and_among_others() {
     let Some((engine, name)) = start() else { return };
-    let requests: Vec<Request> = PROMPTS
+    // Long enough to be computed in chunks, which are smaller beside running streams.
+    let long = "It was the best of times, it was the worst of times, and nobody knew why. ".repeat(20);
+    let prompts: Vec<&str> = PROMPTS.into_iter().chain([long.as_str()]).collect();
+    let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
         .map(|(i, prompt)| request(&engine, &name, prompt, (i % 2 == 1).then_some(i as u64)))
@@ -73,7 +76,7 @@ fn a_request_gives_the_same_tokens_alone_and_among_others() {
     let alone: Vec<Vec<u32>> = requests.iter().map(|request| read(submit(request))).collect();
     let streams: Vec<EventStream> = requests.iter().map(submit).collect();
     let together: Vec<Vec<u32>> = streams.into_iter().map(read).collect();
-    for (i, prompt) in PROMPTS.iter().enumerate() {
+    for (i, prompt) in prompts.iter().enumerate() {
         assert_eq!(alone[i], together[i], "{prompt}");
     }
 }
@@ -83,7 +86,7 @@ fn a_second_client_starts_within_a_second_beside_a_long_prompt() {
     let Some((engine, name)) = start() else { return };
     let long = request(&engine, &name, &"The quick brown fox jumps over the lazy dog. ".repeat(300), None);
     assert!(long.prompt.len() > 3000);
-    let mut long = engine.submit(long).expect("there is room");
+    let long = engine.submit(long).expect("there is room");
     while engine.stats().steps == 0 {
         std::thread::yield_now();
     }
@@ -94,6 +97,11 @@ fn a_second_client_starts_within_a_second_beside_a_long_prompt() {
     println!("first token beside a long prompt: {first_token:?}");
     assert!(engine.stats().generated_tokens <= 1, "the long prompt is still at work");
     assert!(first_token < Duration::from_secs(1), "{first_token:?}");
-    drop(second);
-    assert!(matches!(long.next_blocking(), Some(Event::Token(_))));
+    // Neither is wanted any longer: their pages come back within a step.
+    drop((second, long));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while engine.stats().kv_pages_used > 0 {
+        assert!(Instant::now() < deadline, "{:?}", engine.stats());
+        std::thread::yield_now();
+    }
 }
