@@ -1,5 +1,7 @@
 //! The whole engine on SmolLM2: several clients at a time.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod support;
 
 use std::time::{Duration, Instant};
