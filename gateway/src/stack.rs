@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn request_ids_of_clients_are_kept_if_they_are_harmless() {
-        for (id, sane) in [("a-Z_0.:/+=", true), ("", false), ("a b", false), ("a\"b", false), ("a{b", false)] {
+        for (id, sane) in [("a-Z_0.:/+=", true), ("", false), ("a b", false), ("a\"b", false), ("a{b", false)]
+        {
             assert_eq!(is_sane(&HeaderValue::from_str(id).unwrap()), sane, "{id}");
         }
     }
