@@ -139,8 +139,9 @@ fn requests_that_take_too_long_end() {
 fn silent_streams_are_kept_alive() {
     let server = start(|config| config.server.keep_alive_ms = 1);
     let body =
-        json!({ "model": "endless", "temperature": 0, "prompt": "x", "max_tokens": 20, "stream": true })
+        json!({ "model": "endless", "temperature": 0, "prompt": "x", "max_tokens": 500, "stream": true })
             .to_string();
+    // Long enough that some millisecond passes without a token, even on a busy machine.
     let reply = server.post("/v1/completions", &body);
     assert!(reply.text().contains(": ping\n\n"), "{}", reply.text());
     assert_eq!(reply.events().last().unwrap()["choices"][0]["finish_reason"], "length");
