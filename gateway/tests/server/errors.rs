@@ -208,7 +208,7 @@ fn models_are_listed_and_described() {
     assert_eq!(list["object"], "list");
     let names: Vec<&str> =
         list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
-    assert_eq!(names, ["chat", "endless", "base", "vectors", "org/slashed"]);
+    assert_eq!(names, ["chat", "endless", "slow", "base", "vectors", "org/slashed"]);
     for path in ["/v1/models/org/slashed", "/v1/models/org%2Fslashed"] {
         let model = server.get(path).json();
         assert_eq!(

@@ -42,7 +42,7 @@ fn chat_model(name: &str, step_time: Duration, next: NextToken) -> LoadedModel {
     model
 }
 
-/// `chat` says [`ANSWER`]; `endless` never stops, a token each 2 ms; `base` continues a text with letters
+/// `chat` says [`ANSWER`]; `endless` never stops, a token each 2 ms; `slow` takes 200 ms for one; `base` continues a text with letters
 /// and has no chat template; `vectors` embeds; `org/slashed` has a slash in its name.
 fn models() -> Vec<LoadedModel> {
     let mut base = chat_model("base", Duration::ZERO, testing::letters());
@@ -50,6 +50,7 @@ fn models() -> Vec<LoadedModel> {
     vec![
         chat_model("chat", Duration::ZERO, answers(ANSWER)),
         chat_model("endless", Duration::from_millis(2), testing::repeats("tick ")),
+        chat_model("slow", Duration::from_millis(200), testing::repeats("tick ")),
         base,
         testing::embedding_model("vectors", 512, Duration::ZERO),
         chat_model("org/slashed", Duration::ZERO, answers(ANSWER)),
