@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kv::{KvCache, KvLayout, PagedRows};
-use crate::matmul::{self, Linear, SendPtr};
+use crate::matmul::{self, Linear, Precision, SendPtr};
 use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
@@ -56,17 +56,23 @@ impl Device {
         self.pool.threads()
     }
 
-    /// Packs a weight matrix for this device's [`Device::linear`].
-    pub fn pack(&self, weight: WeightView<'_>, bias: Option<Vector>) -> Result<Linear, KernelError> {
+    /// Packs a weight matrix for this device's [`Device::linear`]; quantised ones read their inputs with
+    /// `precision`.
+    pub fn pack(
+        &self,
+        weight: WeightView<'_>,
+        bias: Option<Vector>,
+        precision: Precision,
+    ) -> Result<Linear, KernelError> {
         if let Some(bias) = &bias {
             assert_eq!(bias.len(), weight.rows, "one bias an output");
         }
         if self.f32_weights {
             let bytes: Vec<u8> = weight.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect();
             let weight = WeightView { format: Format::F32, bytes: &bytes, ..weight };
-            return Linear::pack(weight, bias, &self.pool);
+            return Linear::pack(weight, bias, precision, &self.pool);
         }
-        Linear::pack(weight, bias, &self.pool)
+        Linear::pack(weight, bias, precision, &self.pool)
     }
 
     /// A cache of `pages` pages.

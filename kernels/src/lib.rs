@@ -39,7 +39,7 @@ pub use error::KernelError;
 pub use isa::Isa;
 pub use kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
-pub use matmul::Linear;
+pub use matmul::{Linear, Precision};
 pub use ops::{Activation, AttentionParams};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};

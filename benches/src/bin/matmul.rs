@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use kernels::{CpuOptions, Device, Format, Tensor, WeightView, roofline};
+use kernels::{CpuOptions, Device, Format, Precision, Tensor, WeightView, roofline};
 
 const FORMATS: [Format; 14] = [
     Format::Q4_0,
@@ -63,7 +63,7 @@ fn measure(device: &Device, format: Format, rows: usize, columns: usize) -> Row 
     // Speed does not depend on the values; small ones keep every format's factors finite.
     let bytes = vec![0x11; format.bytes(rows * columns).expect("sizes of whole blocks")];
     let weight = WeightView::new(format, rows, columns, &bytes).expect("bytes of that size");
-    let layer = device.pack(weight, None).expect("a supported format");
+    let layer = device.pack(weight, None, Precision::Int8).expect("a supported format");
     let seconds = |batch: usize| {
         let mut x = Tensor::zeros(batch, columns);
         x.values_mut().iter_mut().enumerate().for_each(|(i, value)| *value = (i % 13) as f32 - 6.0);

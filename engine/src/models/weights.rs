@@ -4,12 +4,15 @@
 
 use std::cell::Cell;
 
-use kernels::{Device, KernelError, Linear, Table, Vector, WeightView};
+use kernels::{Device, KernelError, Linear, Precision, Table, Vector, WeightView};
 
 use crate::EngineError;
 use crate::files::{ModelFiles, WeightTensor, bad_file};
 use crate::models::config::Hyperparameters;
 use crate::models::names::Names;
+
+/// See [`Weights::query_key_value`].
+const QKV: Precision = Precision::Int15;
 
 /// An opened model's tensors.
 pub struct Weights<'a> {
@@ -72,10 +75,23 @@ impl<'a> Weights<'a> {
         outputs: usize,
         inputs: usize,
     ) -> Result<Linear, EngineError> {
+        self.packed_rows(name, rows, start, outputs, inputs, Precision::Int8)
+    }
+
+    fn packed_rows(
+        &self,
+        name: &str,
+        rows: usize,
+        start: usize,
+        outputs: usize,
+        inputs: usize,
+        precision: Precision,
+    ) -> Result<Linear, EngineError> {
         let tensor = self.shaped(&format!("{name}.weight"), &[rows, inputs])?;
         let bias = self.bias(name, rows)?.map(|bias| Vector::new(bias[start..][..outputs].to_vec()));
         let view = self.view(&tensor)?.slice_rows(start, outputs);
-        let linear = self.device.pack(view, bias).map_err(|error| self.bad_tensor(&tensor, &error))?;
+        let linear =
+            self.device.pack(view, bias, precision).map_err(|error| self.bad_tensor(&tensor, &error))?;
         // The packed copy serves from now on.
         tensor.bytes.release();
         self.advance(tensor.bytes.len() / rows * outputs);
@@ -83,15 +99,20 @@ impl<'a> Weights<'a> {
     }
 
     /// The projections of layer `layer` to queries, keys and values, stored apart or as one matrix.
+    ///
+    /// They read the normed residual stream, whose few large channels leave int8 too little for the rest:
+    /// of all matrices these lose most by it, and they are small, so they alone read 15 bits.
     pub fn query_key_value(&self, h: &Hyperparameters, layer: usize) -> Result<[Linear; 3], EngineError> {
         let (queries, keys) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
         let fused = format!("blk.{layer}.attn_qkv");
         if self.has(&fused)? {
             let part =
-                |start, outputs| self.linear_rows(&fused, queries + 2 * keys, start, outputs, h.hidden);
+                |start, outputs| self.packed_rows(&fused, queries + 2 * keys, start, outputs, h.hidden, QKV);
             return Ok([part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?]);
         }
-        let one = |name: &str, outputs| self.linear(&format!("blk.{layer}.{name}"), outputs, h.hidden);
+        let one = |name: &str, outputs| {
+            self.packed_rows(&format!("blk.{layer}.{name}"), outputs, 0, outputs, h.hidden, QKV)
+        };
         Ok([one("attn_q", queries)?, one("attn_k", keys)?, one("attn_v", keys)?])
     }
 

@@ -28,6 +28,27 @@ pub struct BlockHeader {
 /// Index into [`BlockHeader::weighted`] and [`BlockHeader::negated`] for the whole block.
 pub const WHOLE: usize = 2;
 
+/// How exactly a layer's inputs are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// int8: an error of up to 1/254 of each block's largest value.
+    #[default]
+    Int8,
+    /// int8 and what that leaves over, again in int8: about 15 bits, at twice the products. To a kernel
+    /// these are two rows, whose results are added.
+    Int15,
+}
+
+impl Precision {
+    /// Quantised rows that make one row of inputs.
+    pub fn rows(self) -> usize {
+        match self {
+            Precision::Int8 => 1,
+            Precision::Int15 => 2,
+        }
+    }
+}
+
 /// Rows that one kernel call takes together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnGroup {
@@ -42,36 +63,49 @@ pub struct Quantized {
     headers: Vec<BlockHeader>,
     groups: Vec<ColumnGroup>,
     columns: usize,
+    precision: Precision,
 }
 
 impl Quantized {
     /// Quantises `x` (rows x `columns`, row-major) for kernels that take rows in groups of the
-    /// descending `widths`, of which the last is 1.
+    /// descending `widths`, of which the last is 1. Rows that belong together stay in one group.
     ///
     /// # Panics
     /// When `columns` is not a multiple of [`BLOCK`]; weights of such a shape are never packed so.
-    pub fn fill(&mut self, isa: Isa, x: &[f32], columns: usize, widths: &[usize], pool: &WorkerPool) {
+    pub fn fill(
+        &mut self,
+        isa: Isa,
+        x: &[f32],
+        columns: usize,
+        precision: Precision,
+        widths: &[usize],
+        pool: &WorkerPool,
+    ) {
         assert!(columns > 0 && columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns));
-        let rows = x.len() / columns;
+        let each = precision.rows();
+        let rows = x.len() / columns * each;
         self.columns = columns;
+        self.precision = precision;
         self.codes.resize(rows * columns, 0);
         self.headers.resize(rows * columns / BLOCK, BlockHeader::default());
         self.groups.clear();
         let mut first = 0;
         while first < rows {
-            let count = widths.iter().copied().find(|&width| width <= rows - first).unwrap_or(1);
+            let fits = |&width: &usize| width <= rows - first && width.is_multiple_of(each);
+            let count = widths.iter().copied().find(fits).unwrap_or(each);
             self.groups.push(ColumnGroup { first, count });
             first += count;
         }
         // Below this the hand-over costs more than the work.
         if x.len() < 8192 {
-            return quantize_groups(isa, &self.groups, x, columns, &mut self.codes, &mut self.headers);
+            let Quantized { groups, codes, headers, .. } = self;
+            return quantize_groups(isa, groups, x, columns, precision, codes, headers);
         }
         self.fill_parallel(isa, x, pool);
     }
 
     fn fill_parallel(&mut self, isa: Isa, x: &[f32], pool: &WorkerPool) {
-        let columns = self.columns;
+        let (columns, precision) = (self.columns, self.precision);
         let codes = SendPtr(self.codes.as_mut_ptr());
         let headers = SendPtr(self.headers.as_mut_ptr());
         let groups = &self.groups;
@@ -90,7 +124,7 @@ impl Quantized {
                     ),
                 )
             };
-            quantize_groups(isa, groups, x, columns, codes, headers);
+            quantize_groups(isa, groups, x, columns, precision, codes, headers);
         });
     }
 
@@ -123,7 +157,12 @@ impl<T> SendPtr<T> {
 per_isa!(
     /// Quantises consecutive groups; `codes` and `headers` begin with the first group's.
     fn quantize_groups = quantize_groups_body(
-        groups: &[ColumnGroup], x: &[f32], columns: usize, codes: &mut [i8], headers: &mut [BlockHeader]
+        groups: &[ColumnGroup],
+        x: &[f32],
+        columns: usize,
+        precision: Precision,
+        codes: &mut [i8],
+        headers: &mut [BlockHeader],
     )
 );
 
@@ -132,24 +171,39 @@ fn quantize_groups_body<S: Simd>(
     groups: &[ColumnGroup],
     x: &[f32],
     columns: usize,
+    precision: Precision,
     codes: &mut [i8],
     headers: &mut [BlockHeader],
 ) {
-    let blocks = columns / BLOCK;
+    let (blocks, each) = (columns / BLOCK, precision.rows());
     let base = groups.first().map_or(0, |group| group.first);
     for group in groups {
         let start = group.first - base;
         let codes = &mut codes[start * columns..][..group.count * columns];
         let (codes, _) = codes.as_chunks_mut::<BLOCK>();
         let headers = &mut headers[start * blocks..][..group.count * blocks];
-        for index in 0..group.count {
-            let row = &x[(group.first + index) * columns..][..columns];
+        for index in (0..group.count).step_by(each) {
+            let row = &x[(group.first + index) / each * columns..][..columns];
             for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let at = block * group.count + index;
                 headers[at] = quantize_block(values, &mut codes[at]);
+                if precision == Precision::Int15 {
+                    let left = left_over(values, &codes[at], headers[at].scale);
+                    headers[at + 1] = quantize_block(&left, &mut codes[at + 1]);
+                }
             }
         }
     }
+}
+
+/// What quantised values leave unsaid.
+#[inline(always)]
+fn left_over(values: &[f32; BLOCK], codes: &[i8; BLOCK], scale: f32) -> [f32; BLOCK] {
+    let mut left = *values;
+    for (left, code) in left.iter_mut().zip(codes) {
+        *left = f32::from(*code).mul_add(-scale, *left);
+    }
+    left
 }
 
 /// Symmetric: scale = max|x| / 127, codes rounded to nearest, ties to even. Values that are no numbers
@@ -199,7 +253,7 @@ mod tests {
             let columns = 256;
             let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
             let mut quantized = Quantized::default();
-            quantized.fill(Isa::best(), &x, columns, &[4, 3, 2, 1], &pool);
+            quantized.fill(Isa::best(), &x, columns, Precision::Int8, &[4, 3, 2, 1], &pool);
             assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
             for &group in quantized.groups() {
                 let (codes, headers) = quantized.group(group);
@@ -216,6 +270,29 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn two_rows_say_a_row_to_fifteen_bits() {
+        let (columns, rows) = (64, 5);
+        let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let mut quantized = Quantized::default();
+        let widths = &[4, 3, 2, 1];
+        quantized.fill(Isa::best(), &x, columns, Precision::Int15, widths, &WorkerPool::new(1));
+        let counts: Vec<usize> = quantized.groups().iter().map(|group| group.count).collect();
+        assert_eq!(counts, [4, 4, 2]);
+        for &group in quantized.groups() {
+            let (codes, headers) = quantized.group(group);
+            for (at, value) in (0..group.count / 2 * columns).map(|i| (i, x[group.first / 2 * columns + i])) {
+                let (row, block, k) = (at / columns, at % columns / BLOCK, at % BLOCK);
+                let part = |half: usize| {
+                    let place = block * group.count + 2 * row + half;
+                    f32::from(codes[place * BLOCK + k]) * headers[place].scale
+                };
+                let largest = headers[block * group.count + 2 * row].scale * 127.0;
+                assert!((part(0) + part(1) - value).abs() <= largest / 60_000.0, "{value}");
             }
         }
     }

@@ -21,6 +21,7 @@ mod tests;
 
 use std::cell::RefCell;
 
+pub use activations::Precision;
 pub(crate) use activations::SendPtr;
 use activations::{BlockHeader, Quantized};
 use dense::DenseKind;
@@ -53,6 +54,7 @@ pub struct Linear {
     codes: AlignedBytes,
     scales: AlignedBytes,
     bias: Option<Vector>,
+    precision: Precision,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +68,7 @@ impl Linear {
     pub(crate) fn pack(
         weight: WeightView<'_>,
         bias: Option<Vector>,
+        precision: Precision,
         pool: &WorkerPool,
     ) -> Result<Linear, KernelError> {
         let WeightView { format, rows, columns, bytes } = weight;
@@ -85,6 +88,7 @@ impl Linear {
             codes: AlignedBytes::zeroed(panels * code_bytes),
             scales: AlignedBytes::zeroed(panels * scale_bytes),
             bias,
+            precision,
         };
         linear.fill(weight, panels, pool);
         Ok(linear)
@@ -186,8 +190,9 @@ impl<'a> PanelArgs<'a> {
 }
 
 thread_local! {
-    /// Quantised inputs of the op at hand; of the thread that calls ops, so kept from step to step.
-    static QUANTIZED: RefCell<Quantized> = RefCell::default();
+    /// Quantised inputs of the op at hand, by [`Precision`]; of the thread that calls ops, so kept from
+    /// step to step.
+    static QUANTIZED: RefCell<[Quantized; 2]> = RefCell::default();
 }
 
 /// Each `out = x Wᵀ + b`; all layers read the same `x`, which is quantised once.
@@ -209,18 +214,26 @@ pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: &Tensor, layers: &mut [(&Li
         *job = Some(Job { layer, out: SendPtr(out.values_mut().as_mut_ptr()) });
     }
     QUANTIZED.with_borrow_mut(|quantized| {
-        if jobs.iter().flatten().any(|job| matches!(job.layer.kind, Kind::Quantized(_))) {
-            quantized.fill(isa, x.values(), x.columns(), widths(isa), pool);
+        for (precision, quantized) in PRECISIONS.into_iter().zip(&mut *quantized) {
+            if jobs.iter().flatten().any(|job| job.reads(precision)) {
+                quantized.fill(isa, x.values(), x.columns(), precision, widths(isa), pool);
+            }
         }
-        let quantized = &*quantized;
+        let [int8, int15] = &*quantized;
         pool.run(&|thread| {
             for_each_share(&jobs, thread, pool.threads(), |job, panels| match job.layer.kind {
-                Kind::Quantized(packing) => job.quantized(isa, packing, quantized, panels),
+                Kind::Quantized(packing) => match job.layer.precision {
+                    Precision::Int8 => job.quantized(isa, packing, int8, panels),
+                    Precision::Int15 => job.quantized(isa, packing, int15, panels),
+                },
                 Kind::Dense(kind) => job.dense(isa, kind, x, panels),
             });
         });
     });
 }
+
+/// In the order of [`QUANTIZED`].
+const PRECISIONS: [Precision; 2] = [Precision::Int8, Precision::Int15];
 
 /// Column counts the quantised kernels of `isa` take.
 fn widths(isa: Isa) -> &'static [usize] {
@@ -262,6 +275,11 @@ fn for_each_share(
 }
 
 impl Job<'_> {
+    /// Whether its inputs are quantised so.
+    fn reads(&self, precision: Precision) -> bool {
+        matches!(self.layer.kind, Kind::Quantized(_)) && self.layer.precision == precision
+    }
+
     fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized, panels: std::ops::Range<usize>) {
         let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
         let mut first = panels.start;
@@ -274,7 +292,10 @@ impl Job<'_> {
                 for panel in first..last {
                     kernel
                         .call(&PanelArgs::new(self.layer, packing, panel, group.count, codes, headers), tile);
-                    self.store(panel, group.first, tile);
+                    match self.layer.precision {
+                        Precision::Int8 => self.store(panel, group.first, tile),
+                        Precision::Int15 => self.store(panel, group.first / 2, add_pairs(tile)),
+                    }
                 }
             }
             first = last;
@@ -322,6 +343,17 @@ impl Job<'_> {
             }
         }
     }
+}
+
+/// Adds the two parts of each row's result; the sums take the first places.
+fn add_pairs(tile: &mut [[f32; PANEL_ROWS]]) -> &[[f32; PANEL_ROWS]] {
+    let rows = tile.len() / 2;
+    for row in 0..rows {
+        for lane in 0..PANEL_ROWS {
+            tile[row][lane] = tile[2 * row][lane] + tile[2 * row + 1][lane];
+        }
+    }
+    &tile[..rows]
 }
 
 /// A kernel picked for this machine.

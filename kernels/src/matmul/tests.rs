@@ -62,7 +62,7 @@ fn random_weights(format: Format, rows: usize, columns: usize, random: &mut Seed
 
 fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<f32> {
     let pool = WorkerPool::new(threads);
-    let layer = Linear::pack(weight, None, &pool).unwrap();
+    let layer = Linear::pack(weight, None, Precision::Int8, &pool).unwrap();
     let mut out = Tensor::default();
     linear(isa, &pool, x, &mut [(&layer, &mut out)]);
     out.values().to_vec()
@@ -112,6 +112,33 @@ fn error_power(found: &[f32], weights: &[f32], x: &Tensor) -> f64 {
 }
 
 #[test]
+fn fifteen_bits_of_inputs_are_nearly_exact_and_equal_on_every_isa() {
+    for format in FORMATS.into_iter().filter(|&format| Packing::of(format).is_some()) {
+        for (rows, batch) in [(33, 1), (48, 7), (16, 30)] {
+            let columns = 512;
+            let mut random = Seeded::new((rows + batch) as u64);
+            let bytes = random_weights(format, rows, columns, &mut random);
+            let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
+            let mut x = Tensor::zeros(batch, columns);
+            random.fill(x.values_mut(), -2.0, 2.0);
+            let mut floats = vec![0.0; rows * columns];
+            dequantize(format, &bytes, &mut floats);
+            let mut reference: Option<Vec<f32>> = None;
+            for_each_isa(|isa| {
+                let pool = WorkerPool::new(2);
+                let layer = Linear::pack(weight, None, Precision::Int15, &pool).unwrap();
+                let mut out = Tensor::default();
+                linear(isa, &pool, &x, &mut [(&layer, &mut out)]);
+                let error = error_power(out.values(), &floats, &x);
+                assert!(error < 1e-8, "{} {rows} batch {batch} on {isa}: {error:e}", format.name());
+                let reference = reference.get_or_insert_with(|| out.values().to_vec());
+                assert_eq!(out.values(), reference, "{} on {isa}", format.name());
+            });
+        }
+    }
+}
+
+#[test]
 fn layers_of_different_formats_share_one_call() {
     let mut random = Seeded::new(7);
     let (columns, batch) = (256, 3);
@@ -129,9 +156,9 @@ fn layers_of_different_formats_share_one_call() {
         let pool = WorkerPool::new(2);
         let bias = Vector::new((0..24).map(|i| i as f32).collect());
         let layers = [
-            Linear::pack(views[0], None, &pool).unwrap(),
-            Linear::pack(views[1], Some(bias.clone()), &pool).unwrap(),
-            Linear::pack(views[2], None, &pool).unwrap(),
+            Linear::pack(views[0], None, Precision::Int8, &pool).unwrap(),
+            Linear::pack(views[1], Some(bias.clone()), Precision::Int8, &pool).unwrap(),
+            Linear::pack(views[2], None, Precision::Int8, &pool).unwrap(),
         ];
         let (mut out_a, mut out_b, mut out_c) = (Tensor::default(), Tensor::default(), Tensor::default());
         linear(
