@@ -349,9 +349,8 @@ impl Job<'_> {
 fn add_pairs(tile: &mut [[f32; PANEL_ROWS]]) -> &[[f32; PANEL_ROWS]] {
     let rows = tile.len() / 2;
     for row in 0..rows {
-        for lane in 0..PANEL_ROWS {
-            tile[row][lane] = tile[2 * row][lane] + tile[2 * row + 1][lane];
-        }
+        let (first, second) = (tile[2 * row], tile[2 * row + 1]);
+        tile[row] = std::array::from_fn(|lane| first[lane] + second[lane]);
     }
     &tile[..rows]
 }
