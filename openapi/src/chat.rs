@@ -153,6 +153,8 @@ pub struct Message {
     /// Of an assistant's earlier turn; templates that know it decide what becomes of it.
     pub reasoning_content: Option<String>,
     pub reasoning: Option<Ignored>,
+    /// OpenAI's clients add it to what their `parse` and `stream` return, and send it back.
+    pub parsed: Option<Ignored>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -123,6 +123,7 @@ fn what_clients_send_is_accepted() {
     let rows = [
         r#"{"model":"m","messages":[{"role":"developer","content":"x"},{"role":"user","name":"ann","content":[{"type":"text","text":"y"}]}]}"#,
         r#"{"model":"m","messages":[{"role":"assistant","content":null,"refusal":null,"audio":null,"function_call":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}],"annotations":[]},{"role":"tool","tool_call_id":"1","content":"z"}]}"#,
+        r#"{"model":"m","messages":[{"role":"assistant","content":"{}","parsed":null},{"role":"assistant","content":"{}","parsed":{"a":1}}]}"#,
         r#"{"model":"m","messages":[],"temperature":null,"n":null,"stop":null,"user":"u","metadata":{"a":"b"},"store":false,"service_tier":"auto","logit_bias":{"5":-100}}"#,
         r#"{"model":"m","messages":[],"top_k":-1,"min_p":0.1,"repetition_penalty":1.1,"ignore_eos":true,"stop_token_ids":[1],"min_tokens":2,"include_stop_str_in_output":true,"skip_special_tokens":false,"add_generation_prompt":true,"chat_template_kwargs":{"enable_thinking":false}}"#,
         r#"{"model":"m","messages":[],"stream":true,"stream_options":{"include_usage":true,"include_obfuscation":false},"stop":["a","b"],"tools":[],"response_format":{"type":"text"}}"#,
