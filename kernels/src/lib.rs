@@ -40,7 +40,7 @@ pub use isa::Isa;
 pub use kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
 pub use matmul::{Linear, Precision};
-pub use ops::{Activation, AttentionParams};
+pub use ops::{Activation, AttentionParams, HEAD_DIM_MAX};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};
 pub use tensor::{Table, Tensor, Vector, WeightView};

@@ -56,7 +56,8 @@ impl WorkerPool {
         });
         let cores = allowed_cores();
         let workers = (1..threads.max(1))
-            .filter_map(|index| {
+            // A thread the system does not give ends the list: parts are numbered without gaps.
+            .map_while(|index| {
                 let shared = shared.clone();
                 let core = cores.get(index).copied();
                 std::thread::Builder::new()

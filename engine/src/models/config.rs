@@ -136,7 +136,7 @@ impl Hyperparameters {
             ("feed-forward values", self.intermediate, 1 << 20),
             ("attention heads", self.heads, 1 << 10),
             ("key-value heads", self.kv_heads, 1 << 10),
-            ("values a head", self.head_dim, 1 << 10),
+            ("values a head", self.head_dim, kernels::HEAD_DIM_MAX),
             ("vocabulary entries", self.vocabulary.unwrap_or(1), 1 << 24),
             ("context tokens", self.context_tokens, 1 << 28),
             ("window tokens", self.window.unwrap_or(1), 1 << 28),

@@ -76,9 +76,9 @@ impl EmbeddingRunner {
         }
         let places = self.take_inputs(self.pace.tokens_within(time_max, self.step_tokens_max));
         self.run(&places, inbox, counters);
-        self.finish_jobs(inbox, counters);
-        // Whoever was first is last next time.
+        // Whoever was first is last next time; before jobs leave, or one that was not served would be.
         self.jobs.rotate_left(1.min(self.jobs.len()));
+        self.finish_jobs(inbox, counters);
         true
     }
 

@@ -97,7 +97,8 @@ impl Runner {
         loop {
             let Intake { commands, drain_until, stopped } = self.inbox.take();
             commands.into_iter().for_each(|command| self.dispatch(command));
-            if stopped || drain_until.is_some_and(|deadline| deadline <= Instant::now()) {
+            let now = Instant::now();
+            if stopped || drain_until.is_some_and(|deadline| deadline <= now) {
                 self.cancel_all();
             }
             if stopped {
@@ -106,7 +107,7 @@ impl Runner {
             let worked = self.step();
             self.publish();
             if !worked {
-                self.park(drain_until);
+                self.park(now, drain_until);
             }
         }
     }
@@ -153,16 +154,16 @@ impl Runner {
     }
 
     /// Sleeps until woken, or until a client that does not read has to be given up or a drain ends.
-    fn park(&self, drain_until: Option<Instant>) {
+    /// `now` is when drains were last looked at: one that ended since must not be slept through.
+    fn park(&self, now: Instant, drain_until: Option<Instant>) {
         let stalls = self.models.iter().filter_map(|model| match model {
             ModelRunner::Generate(runner) => runner.next_deadline(),
             ModelRunner::Embed(_) => None,
         });
-        let now = Instant::now();
         // A drain that is over has nothing left to cancel.
         let drain_until = drain_until.filter(|&deadline| deadline > now);
         match stalls.chain(drain_until).min() {
-            Some(deadline) => std::thread::park_timeout(deadline.saturating_duration_since(now)),
+            Some(deadline) => std::thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
             None => std::thread::park(),
         }
     }

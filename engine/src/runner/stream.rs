@@ -3,7 +3,7 @@
 //! Tokens go through a bounded channel that the engine only writes when there is room. The last event
 //! has a place of its own, so it arrives even at a client that stopped reading.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -29,6 +29,8 @@ impl StreamShared {
 
     /// Whether the engine waits for room in this stream; it is told once.
     pub fn take_starved(&self) -> bool {
+        // The read before this must be seen by an engine whose mark is not seen here.
+        fence(Ordering::SeqCst);
         self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::SeqCst)
     }
 }
@@ -56,6 +58,7 @@ impl EventSender {
             return true;
         }
         self.shared.starved.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         // It may have read between the two: then nobody will wake us, but there is room.
         self.events.capacity() >= EVENTS_A_STEP
     }

@@ -22,10 +22,10 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Learns from a step.
+    /// Learns from a step; from a small one only that the machine is faster than thought.
     pub fn observe(&mut self, tokens: usize, took: Duration) {
-        if tokens >= MEASURED_TOKENS_MIN {
-            let seconds = took.as_secs_f64() / tokens as f64;
+        let seconds = took.as_secs_f64() / tokens.max(1) as f64;
+        if tokens >= MEASURED_TOKENS_MIN || (tokens > 0 && seconds < self.seconds_a_token) {
             self.seconds_a_token += NEWEST * (seconds - self.seconds_a_token);
         }
     }
@@ -69,5 +69,8 @@ mod tests {
         assert_eq!(pace.tokens_within(Duration::from_millis(200), 512), 512);
         pace.observe(1, Duration::from_secs(1000));
         assert_eq!(pace.tokens_within(Duration::from_millis(200), 512), 512, "one token tells nothing");
+        let mut pace = Pace::default();
+        (0..30).for_each(|_| pace.observe(20, Duration::from_millis(2)));
+        assert!(pace.tokens_within(Duration::from_millis(200), 4096) > 1900, "unless it was fast");
     }
 }

@@ -27,6 +27,7 @@ pub fn bidirectional(
 ) {
     out.reshape(q.rows(), params.heads * params.head_dim);
     assert_eq!(q.columns(), out.columns());
+    assert!(segments.windows(2).all(|pair| pair[0].end <= pair[1].start), "segments share no row");
     let group = params.group();
     let longest = segments.iter().map(Range::len).max().unwrap_or(0);
     let order: Vec<u32> = (0..longest.div_ceil(PAGE_TOKENS) as u32).collect();

@@ -32,6 +32,8 @@ pub fn paged(
 ) {
     out.reshape(q.rows(), params.heads * params.head_dim);
     assert_eq!(q.columns(), out.columns());
+    let apart = |pair: &[PagedRows]| pair[0].first_row + pair[0].rows <= pair[1].first_row;
+    assert!(sequences.windows(2).all(apart), "sequences share no row");
     let group = params.group();
     let items_of = |sequence: &PagedRows| (sequence.rows * group).div_ceil(ITEM_QUERIES) * params.kv_heads;
     let total: usize = sequences.iter().map(items_of).sum();
@@ -87,7 +89,7 @@ fn attend_item(
             };
             assert!(start + head_dim <= q.values().len());
             // SAFETY: `out` has q's shape and `start + head_dim` lies within it; each (row, head) is in
-            // exactly one item, so no other reference to these values exists.
+            // exactly one item, as sequences share no row, so no other reference to these values exists.
             results[n] = unsafe { std::slice::from_raw_parts_mut(target.get().add(start), head_dim) };
         }
         attend_f16(isa, &queries[..width], &pages, scale, &mut results[..width]);
