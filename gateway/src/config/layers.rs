@@ -64,7 +64,7 @@ fn merge_file(path: &Path, known: &Table, merged: &mut Table) -> Result<(), Conf
     let origin = path.display().to_string();
     let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
         origin: origin.clone(),
-        reason: error.to_string(),
+        reason: fault(&text, &error),
     })?;
     for (section, values) in table {
         let Value::Table(values) = values else {
@@ -76,6 +76,17 @@ fn merge_file(path: &Path, known: &Table, merged: &mut Table) -> Result<(), Conf
         }
     }
     Ok(())
+}
+
+/// The error and where it is. toml's own display would quote the line, which may hold a key.
+fn fault(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let Some(before) = before else { return message };
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[line_start..].chars().count() + 1;
+    format!("line {line}, column {column}: {message}")
 }
 
 /// `JANUS_SERVER_LISTEN` is section `server`, key `listen`. Variables of other prefixes, and those whose
@@ -121,13 +132,20 @@ fn set(
     origin: &str,
 ) -> Result<(), ConfigError> {
     let default = known_value(known, (section, key), origin)?;
-    if !default.same_type(&value) {
+    if !fits(default, &value) {
         let (origin, key) = (origin.to_owned(), format!("{section}.{key}"));
         return Err(ConfigError::WrongType { origin, key, expected: kind(default) });
     }
     let values = merged.entry(section).or_insert_with(|| Value::Table(Table::new()));
     values.as_table_mut().expect("only tables are put at the top").insert(key.to_owned(), value);
     Ok(())
+}
+
+/// Whether `value` is of the default's type; all lists are of strings. Checked here because serde's error
+/// would show the item, which may be a key.
+fn fits(default: &Value, value: &Value) -> bool {
+    let strings = value.as_array().is_none_or(|items| items.iter().all(Value::is_str));
+    default.same_type(value) && strings
 }
 
 /// How a text becomes a list.

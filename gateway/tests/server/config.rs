@@ -74,8 +74,8 @@ fn faults_name_source_and_key() {
         ("[server]\nconnections_max = -4", &[], &[], "connections_max"),
         ("[limits]\nlogprobs_max = 21", &[], &[], "can be 20 at most"),
         ("[log]\nformat = \"xml\"", &[], &[], "format"),
-        ("[models]\nserve = [1]", &[], &[], "serve"),
-        ("[server", &[], &[], "janus.toml: TOML parse error at line 1"),
+        ("[models]\nserve = [1]", &[], &[], "`models.serve` must be a list of strings"),
+        ("[server", &[], &[], "janus.toml: line 1, column 8: "),
         (
             "",
             &[("JANUS_SERVER_LISTENS", "x")],
@@ -102,4 +102,28 @@ fn faults_name_source_and_key() {
     }
     let missing = Sources { file: Some(std::path::Path::new("/nowhere/janus.toml")), ..Sources::default() };
     assert!(Config::load(&missing).unwrap_err().to_string().contains("cannot read /nowhere/janus.toml"));
+}
+
+#[test]
+fn faults_do_not_show_keys() {
+    const CANARY: &str = "8714900125";
+    let rows = [
+        "[auth]\napi_keys = KEY",
+        "[auth]\napi_keys = [KEY]",
+        "[auth]\napi_keys = [[\"KEY\"]]",
+        "[auth]\napi_keys = \"KEY\"",
+        "[auth]\napi_keys = sk-KEY",
+        "[auth]\napi_keys = [\"sk-KEY]",
+        "[auth]\napi_keys = [\"sk-KEY\"",
+        "[auth]\napi_keys = [\"sk-KEY\"] x",
+        "[auth]\napi_keys = [sk-KEY]",
+        "[auth]\napi_keys = [\"\\qKEY\"]",
+        "[auth]\napi_keys [\"KEY\"]",
+        "[auth]\napi_keys_file = KEY",
+    ];
+    for row in rows {
+        let error = load(Some(&row.replace("KEY", CANARY)), &[], &[]).expect_err(row);
+        assert!(!error.contains(CANARY), "{row}: {error}");
+        assert!(error.contains("line 2, column ") || error.contains("`auth.api_keys"), "{row}: {error}");
+    }
 }
