@@ -95,10 +95,20 @@ fn from_variable(name: &str, known: &Table) -> Result<Option<(String, String)>, 
     let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { return Ok(None) };
     let rest = rest.to_ascii_lowercase();
     let Some((section, key)) = rest.split_once('_') else { return Ok(None) };
-    if !known.contains_key(section) {
+    let Some(keys) = known.get(section).and_then(Value::as_table) else { return Ok(None) };
+    if !keys.contains_key(key) && is_of_kubernetes(key) {
         return Ok(None);
     }
     Ok(Some((section.to_owned(), key.to_owned())))
+}
+
+/// Kubernetes announces a service called `janus-server` to every pod beside it as
+/// `JANUS_SERVER_SERVICE_HOST`, `JANUS_SERVER_SERVICE_PORT[_NAME]`, `JANUS_SERVER_PORT` and
+/// `JANUS_SERVER_PORT_8080_TCP[_ADDR]`.
+fn is_of_kubernetes(key: &str) -> bool {
+    matches!(key, "service_host" | "service_port" | "port")
+        || key.starts_with("service_port_")
+        || key.starts_with("port_")
 }
 
 fn known_section<'a>(known: &'a Table, section: &str, origin: &str) -> Result<&'a Table, ConfigError> {

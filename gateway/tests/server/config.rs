@@ -60,6 +60,26 @@ fn nothing_at_all_gives_the_defaults() {
 }
 
 #[test]
+fn variables_of_kubernetes_services_are_passed_over() {
+    let rows = [
+        ("JANUS_SERVER_SERVICE_HOST", true),
+        ("JANUS_SERVER_SERVICE_PORT", true),
+        ("JANUS_SERVER_SERVICE_PORT_HTTP", true),
+        ("JANUS_SERVER_PORT", true),
+        ("JANUS_SERVER_PORT_8080_TCP", true),
+        ("JANUS_SERVER_PORT_8080_TCP_ADDR", true),
+        ("JANUS_MODELS_SERVICE_HOST", true),
+        ("JANUS_SERVER_SERVICE", false),
+        ("JANUS_SERVER_PORTS", false),
+        ("JANUS_SERVER_SERVICE_PORTS", false),
+    ];
+    for (name, passed_over) in rows {
+        let loaded = load(None, &[(name, "tcp://10.0.0.1:8080")], &[]);
+        assert_eq!(loaded.is_ok_and(|config| config == Config::default()), passed_over, "{name}");
+    }
+}
+
+#[test]
 fn faults_name_source_and_key() {
     type Rows<'a> = &'a [(&'a str, &'a str)];
     let rows: &[(&str, Rows<'_>, Rows<'_>, &str)] = &[
