@@ -18,6 +18,9 @@ use crate::keys::ApiKeys;
 use crate::server::{Server, shutdown_signal};
 use crate::telemetry::start_logs;
 
+/// After the server has stopped: for what still runs on its threads.
+const LAST_TASKS: Duration = Duration::from_secs(2);
+
 pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<u8> {
     let start = Instant::now();
     let config = configuration(arguments, folder)?;
@@ -29,12 +32,15 @@ pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<
         .enable_all()
         .build()
         .context("cannot start the threads that serve connections")?;
-    runtime.block_on(async {
+    let served: anyhow::Result<u8> = runtime.block_on(async {
         let server = Server::bind(&config, engine.clone()).await?;
         print(&ready(server.local_address(), engine.models(), start.elapsed()))?;
         server.run(shutdown_signal()).await;
         Ok(DONE)
-    })
+    });
+    // Dropping the runtime would wait for its blocking work without end.
+    runtime.shutdown_timeout(LAST_TASKS);
+    served
 }
 
 /// Defaults, file, environment, flags.

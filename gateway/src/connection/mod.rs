@@ -2,7 +2,8 @@
 //!
 //! hyper-util's automatic choice between HTTP/1 and 2 waits for the first bytes without a deadline, so
 //! the choice is made here ([`opening`]). [`guarded`] ends connections whose client sends headers or
-//! takes responses too slowly; [`activity`] finds those that are idle.
+//! takes responses too slowly; [`activity`] finds those that are idle, and those whose HTTP/2 client
+//! keeps a stream's window shut.
 
 mod activity;
 mod guarded;
@@ -24,9 +25,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use crate::admission::Holding;
 use crate::config::Server;
-use activity::Activity;
+use activity::{Activity, Delivery};
 use guarded::Guarded;
 use opening::Protocol;
 
@@ -99,12 +99,15 @@ async fn closed(mut close: watch::Receiver<bool>) {
 }
 
 /// Drives one connection: ends it gracefully once it was idle too long or the server closes, and for
-/// good when it does not end then. The two HTTP versions share no trait, hence a macro.
+/// good when it does not end then, or when its client has stalled. The two HTTP versions share no
+/// trait, hence a macro.
 macro_rules! drive {
-    ($connection:expr, $activity:expr, $limits:expr, $close:expr) => {{
+    ($connection:expr, $stalled:expr, $activity:expr, $limits:expr, $close:expr) => {{
         let mut connection = pin!($connection);
+        let mut stalled = pin!($stalled);
         let ended = tokio::select! {
             result = connection.as_mut() => Some(result),
+            () = stalled.as_mut() => Some(Ok(())),
             () = $activity.idle_for($limits.idle_deadline) => None,
             () = closed($close) => None,
         };
@@ -114,6 +117,7 @@ macro_rules! drive {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     result = connection.as_mut() => result,
+                    () = stalled.as_mut() => Ok(()),
                     () = $activity.idle_for(CLOSING_DEADLINE) => Ok(()),
                 }
             }
@@ -139,7 +143,8 @@ async fn serve_http1(
             TokioIo::new(io),
             service_fn(move |request| respond(app.clone(), &in_work, request)),
         );
-    drive!(connection, activity, limits, close)
+    // A client that does not read fills the socket, which the guarded stream notices.
+    drive!(connection, std::future::pending(), activity, limits, close)
 }
 
 async fn serve_http2(
@@ -164,7 +169,12 @@ async fn serve_http2(
             TokioIo::new(io),
             service_fn(move |request| respond(app.clone(), &in_work, request)),
         );
-    drive!(connection, activity, limits, close)
+    // A stream whose window stays shut waits inside hyper, while the socket stays writable.
+    let stalled = async {
+        activity.stalled_for(limits.write_deadline).await;
+        tracing::debug!("the client makes no room for its response");
+    };
+    drive!(connection, stalled, activity, limits, close)
 }
 
 /// The application's answer; its body counts as activity until it is gone.
@@ -176,6 +186,6 @@ fn respond(
     let active = activity.begin();
     async move {
         let response = app.oneshot(request.map(Body::new)).await?;
-        Ok(response.map(|body| Body::new(Holding::new(body, active))))
+        Ok(response.map(|body| Body::new(Delivery::new(body, active))))
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
@@ -152,4 +152,52 @@ fn silence_after_the_preface_is_idleness() {
     let mut client = server.connect();
     client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     assert!(client.is_closed());
+}
+
+#[test]
+fn clients_that_never_open_their_window_are_cut() {
+    let whole = json!({ "model": "base", "temperature": 0, "prompt": "x", "max_tokens": 4 });
+    for (what, body) in [("a stream", endless(true)), ("one frame", whole)] {
+        let server = start(|config| config.server.write_deadline_ms = 200);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let (mut sender, connection) = Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(0)
+                .handshake(TokioIo::new(stream))
+                .await
+                .unwrap();
+            let connection = tokio::spawn(connection);
+            // Held, so that the client neither resets the stream nor leaves.
+            let response = post(&mut sender, "/v1/completions", body).await;
+            assert_eq!(response.status(), 200, "{what}");
+            let ended = tokio::time::timeout(PATIENCE, connection).await;
+            assert!(ended.is_ok(), "{what}: still open");
+            let address = server.address;
+            tokio::task::spawn_blocking(move || {
+                eventually("the permit is free", || {
+                    metrics(address).contains("\njanus_requests_in_flight 0\n")
+                });
+            })
+            .await
+            .unwrap();
+            drop((response, sender));
+        });
+        server.wait_until_idle();
+    }
+}
+
+#[test]
+fn slow_answers_are_not_the_clients_fault() {
+    // Each token comes four times later than a client may keep a frame waiting.
+    let server = start(|config| config.server.write_deadline_ms = 50);
+    for stream in [true, false] {
+        over_http2(&server, |mut sender| async move {
+            let body = json!({ "model": "slow", "temperature": 0, "prompt": "x", "max_tokens": 3, "stream": stream });
+            let response = post(&mut sender, "/v1/completions", body).await;
+            let text = response.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert!(text.contains(r#""finish_reason":"length""#), "{text}");
+        });
+    }
 }
