@@ -184,7 +184,7 @@ impl Default for Server {
             write_deadline_ms: 60_000,
             request_deadline_ms: 600_000,
             drain_deadline_ms: 30_000,
-            body_bytes_max: 32 << 20,
+            body_bytes_max: 8 << 20,
             header_bytes_max: 32 << 10,
             h2_streams_max: 128,
             keep_alive_ms: 15_000,

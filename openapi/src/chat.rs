@@ -7,11 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Ignored;
 use crate::input::{Content, Stop};
 use crate::logprobs::ChatLogprobs;
 use crate::object::{ChatChunkObject, ChatCompletionObject};
 use crate::usage::Usage;
+use crate::{Ignored, Outline};
 
 /// Parameters in four groups: OpenAI's, extensions under vLLM's names, those that are accepted without
 /// effect, and those that are known and refused when they would change the meaning of the request.
@@ -90,41 +90,41 @@ pub struct ChatRequest {
     pub spaces_between_special_tokens: Option<Ignored>,
 
     #[schemars(skip)]
-    pub tools: Option<Value>,
+    pub tools: Option<Outline>,
     #[schemars(skip)]
-    pub tool_choice: Option<Value>,
+    pub tool_choice: Option<Outline>,
     #[schemars(skip)]
-    pub functions: Option<Value>,
+    pub functions: Option<Outline>,
     #[schemars(skip)]
-    pub function_call: Option<Value>,
+    pub function_call: Option<Outline>,
     #[schemars(skip)]
-    pub response_format: Option<Value>,
+    pub response_format: Option<Outline>,
     #[schemars(skip)]
-    pub audio: Option<Value>,
+    pub audio: Option<Outline>,
     #[schemars(skip)]
-    pub modalities: Option<Value>,
+    pub modalities: Option<Outline>,
     #[schemars(skip)]
-    pub prediction: Option<Value>,
+    pub prediction: Option<Outline>,
     #[schemars(skip)]
-    pub web_search_options: Option<Value>,
+    pub web_search_options: Option<Outline>,
     #[schemars(skip)]
-    pub reasoning_effort: Option<Value>,
+    pub reasoning_effort: Option<Outline>,
     #[schemars(skip)]
-    pub verbosity: Option<Value>,
+    pub verbosity: Option<Outline>,
     #[schemars(skip)]
-    pub best_of: Option<Value>,
+    pub best_of: Option<Outline>,
     #[schemars(skip)]
-    pub echo: Option<Value>,
+    pub echo: Option<Outline>,
     #[schemars(skip)]
-    pub continue_final_message: Option<Value>,
+    pub continue_final_message: Option<Outline>,
     #[schemars(skip)]
-    pub chat_template: Option<Value>,
+    pub chat_template: Option<Outline>,
     #[schemars(skip)]
-    pub prompt_logprobs: Option<Value>,
+    pub prompt_logprobs: Option<Outline>,
     #[schemars(skip)]
-    pub truncate_prompt_tokens: Option<Value>,
+    pub truncate_prompt_tokens: Option<Outline>,
     #[schemars(skip)]
-    pub structured_outputs: Option<Value>,
+    pub structured_outputs: Option<Outline>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

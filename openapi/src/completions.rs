@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::Ignored;
 use crate::chat::{FinishReason, StreamOptions};
 use crate::input::{Stop, TextsOrTokens};
 use crate::logprobs::CompletionLogprobs;
 use crate::object::CompletionObject;
 use crate::usage::Usage;
+use crate::{Ignored, Outline};
 
 /// Parameters in the four groups of [`ChatRequest`](crate::chat::ChatRequest).
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -83,17 +82,17 @@ pub struct CompletionRequest {
     pub spaces_between_special_tokens: Option<Ignored>,
 
     #[schemars(skip)]
-    pub suffix: Option<Value>,
+    pub suffix: Option<Outline>,
     #[schemars(skip)]
-    pub response_format: Option<Value>,
+    pub response_format: Option<Outline>,
     #[schemars(skip)]
-    pub prompt_logprobs: Option<Value>,
+    pub prompt_logprobs: Option<Outline>,
     #[schemars(skip)]
-    pub prompt_embeds: Option<Value>,
+    pub prompt_embeds: Option<Outline>,
     #[schemars(skip)]
-    pub truncate_prompt_tokens: Option<Value>,
+    pub truncate_prompt_tokens: Option<Outline>,
     #[schemars(skip)]
-    pub structured_outputs: Option<Value>,
+    pub structured_outputs: Option<Outline>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@
 //! - [`document`]: the OpenAPI document, generated from all of these and committed as `openapi.json`.
 //!
 //! Requests refuse parameters they do not know. A parameter that is known and has no effect here is of
-//! type [`Ignored`].
+//! type [`Ignored`]; one that the gateway refuses is an [`Outline`], so that its content is never kept.
 
 pub mod chat;
 pub mod completions;
@@ -21,6 +21,7 @@ pub mod input;
 pub mod logprobs;
 pub mod models;
 pub mod object;
+mod outline;
 pub mod parse;
 pub mod usage;
 
@@ -30,5 +31,6 @@ pub use embeddings::{EmbeddingList, EmbeddingRequest};
 pub use error::{ErrorBody, ErrorReply};
 pub use ignored::Ignored;
 pub use models::{Model, ModelList};
+pub use outline::{Listed, Outline};
 pub use parse::{ParseError, parse};
 pub use usage::Usage;

@@ -21,7 +21,11 @@ fn named(error: ParseError) -> (String, String) {
 #[test]
 fn faults_are_named() {
     let deep = format!(r#"{{"model":"m","messages":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
-    let deep_value = format!(r#"{{"model":"m",{MESSAGES},"tools":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+    let deep_value = format!(
+        r#"{{"model":"m",{MESSAGES},"chat_template_kwargs":{{"a":{}1{}}}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
     let rows: &[(&str, &str, &str)] = &[
         ("", "", "EOF while parsing a value at line 1 column 0"),
         ("{", "", "EOF while parsing an object at line 1 column 1"),

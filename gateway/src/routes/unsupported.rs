@@ -1,8 +1,7 @@
 //! Parameters that are known and would change what a request means: refused by name unless their value
 //! asks for nothing.
 
-use openapi::{ChatRequest, CompletionRequest};
-use serde_json::Value;
+use openapi::{ChatRequest, CompletionRequest, Listed, Outline};
 
 use crate::error::{ApiError, ApiResult};
 
@@ -19,26 +18,24 @@ enum Harmless {
 }
 
 impl Harmless {
-    fn allows(&self, value: &Value) -> bool {
-        match self {
-            Harmless::Empty => match value {
-                Value::Bool(value) => !value,
-                Value::String(text) => text.is_empty(),
-                Value::Array(items) => items.is_empty(),
-                Value::Object(members) => members.is_empty(),
-                Value::Null | Value::Number(_) => value.is_null(),
-            },
-            Harmless::Exactly(text) => value == text,
-            Harmless::Type(name) => value.get("type").is_some_and(|kind| kind == name),
-            Harmless::OnlyListed(name) => {
-                value.as_array().is_some_and(|items| items.iter().all(|item| item == name))
-            }
-            Harmless::Number(number) => value.as_u64() == Some(*number),
+    fn allows(&self, value: &Outline) -> bool {
+        match (self, value) {
+            (_, Outline::Null) => true,
+            (Harmless::Empty, Outline::Bool(value)) => !value,
+            (Harmless::Empty, Outline::Text(text)) => text.is_empty(),
+            (Harmless::Empty, Outline::List(listed)) => *listed == Listed::Nothing,
+            (Harmless::Empty, Outline::Object { is_empty, .. }) => *is_empty,
+            (Harmless::Exactly(expected), Outline::Text(text)) => text == expected,
+            (Harmless::Type(name), Outline::Object { kind, .. }) => kind.as_deref() == Some(name),
+            (Harmless::OnlyListed(_), Outline::List(Listed::Nothing)) => true,
+            (Harmless::OnlyListed(name), Outline::List(Listed::Only(text))) => text == name,
+            (Harmless::Number(expected), Outline::Number(number)) => *number == Some(*expected),
+            _ => false,
         }
     }
 }
 
-type Row<'a> = (&'static str, &'a Option<Value>, Harmless);
+type Row<'a> = (&'static str, &'a Option<Outline>, Harmless);
 
 /// # Errors
 /// 400 naming the first parameter that asks for something.
@@ -121,6 +118,10 @@ mod tests {
             (r#""response_format":{"type":"json_object"}"#, Some("response_format")),
             (r#""response_format":"text""#, Some("response_format")),
             (r#""modalities":["text"]"#, None),
+            (r#""modalities":[]"#, None),
+            (r#""modalities":["text","text"]"#, None),
+            (r#""prediction":{}"#, None),
+            (r#""tools":[0,0]"#, Some("tools")),
             (r#""modalities":["text","audio"]"#, Some("modalities")),
             (r#""audio":{"voice":"x"}"#, Some("audio")),
             (r#""prediction":{"type":"content"}"#, Some("prediction")),
