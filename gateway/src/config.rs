@@ -99,7 +99,7 @@ pub struct Models {
     /// What to load: names from the catalogue (`janus models`), GGUF files or model folders, each
     /// optionally as `NAME=PATH` to choose the name requests use.
     pub serve: Vec<String>,
-    /// Where pulled models are kept. Empty: `$XDG_DATA_HOME/janus/models`, or
+    /// Where pulled models are kept. Empty: `$JANUS_HOME/models`, else `$XDG_DATA_HOME/janus/models`, else
     /// `~/.local/share/janus/models`.
     pub folder: String,
     /// Caps the context of every model, in tokens. 0: what each model was made for.
