@@ -439,6 +439,7 @@ mod tests {
                 sampling: SamplingParams::default(),
                 stop: StopCriteria::default(),
                 logprobs: None,
+                caller: crate::Caller::default(),
                 prompt_logprobs: None,
             };
             // A context of 1,000 tokens over a cache of 20 pages, which hold 640.

@@ -28,6 +28,6 @@ pub use batch::Batch;
 pub use error::EngineError;
 pub use handle::{EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
 pub use request::{
-    Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent, TokenLogprob,
-    TopLogprob,
+    Band, Caller, Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent,
+    TokenLogprob, TopLogprob,
 };

@@ -1,17 +1,22 @@
 //! What a caller asks of the engine and what it gets back. Valid by construction: the gateway parses
 //! wire requests into these, [`Request::validate`] checks ranges once.
 //!
-//! What is checked stands in `validate.rs`.
+//! Who asks stands in `caller.rs`, what is checked in `validate.rs`.
 
+mod caller;
 mod validate;
 
 use std::time::Duration;
+
+pub use self::caller::{Band, Caller};
 
 /// One generation.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Served name of the model.
     pub model: String,
+    /// On whose behalf.
+    pub caller: Caller,
     /// Prompt as token ids; not empty.
     pub prompt: Vec<u32>,
     /// At least 1, or 0 together with `prompt_logprobs` (score only). `usize::MAX` is as many as the

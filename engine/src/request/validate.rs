@@ -132,6 +132,7 @@ mod tests {
             sampling: SamplingParams::default(),
             stop: StopCriteria::default(),
             logprobs: None,
+            caller: crate::Caller::default(),
             prompt_logprobs: None,
         };
         change(&mut request);

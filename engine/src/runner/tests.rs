@@ -35,6 +35,7 @@ fn request(prompt: &str) -> Request {
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stop: StopCriteria::default(),
         logprobs: None,
+        caller: crate::Caller::default(),
         prompt_logprobs: None,
     }
 }

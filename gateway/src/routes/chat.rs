@@ -83,7 +83,17 @@ async fn sequence(
     let (sampling, stop) = Fields::of_chat(request).parse(&app.limits)?;
     let prompt = prompt(app, model, request, bytes).await?;
     let model = model.name.clone();
-    Ok(engine::Request { model, prompt, max_new_tokens, sampling, stop, logprobs, prompt_logprobs: None })
+    let caller = engine::Caller::default();
+    Ok(engine::Request {
+        model,
+        caller,
+        prompt,
+        max_new_tokens,
+        sampling,
+        stop,
+        logprobs,
+        prompt_logprobs: None,
+    })
 }
 
 /// Without a limit, as many as the context has room for.

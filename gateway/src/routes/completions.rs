@@ -167,6 +167,7 @@ fn sequences(
             sampling: sampling.clone(),
             stop: stop.clone(),
             logprobs: wanted.logprobs,
+            caller: engine::Caller::default(),
             prompt_logprobs: score.then_some(wanted.logprobs.unwrap_or(0)),
         };
         for index in 0..n {

@@ -64,6 +64,7 @@ impl Partner for Local {
             sampling: SamplingParams { temperature: self.answering.temperature, ..SamplingParams::default() },
             stop: StopCriteria::default(),
             logprobs: None,
+            caller: engine::Caller::default(),
             prompt_logprobs: None,
         })?;
         while let Some(event) = events.next_blocking() {
