@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Instruction sets with kernels of their own, lowest first.
+/// Instruction sets with kernels of their own: the portable one, then each architecture's, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Portable Rust: the specification of every op.
@@ -11,11 +11,18 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F/BW/VL/DQ + VNNI (Cascade Lake, Zen 4 and later).
     Avx512Vnni,
+    /// NEON, which every aarch64 has (Cortex-A53 and later).
+    Neon,
+    /// NEON with `sdot` (Cortex-A76, Neoverse N1, Apple M1 and later).
+    NeonDotprod,
+    /// NEON with `sdot` and `smmla` (Neoverse V1 and N2, Apple M2 and later).
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set that has kernels, whether or not this machine can run it.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: &[Isa] =
+        &[Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
 
     /// Name as `KERNELS_ISA` takes it.
     pub fn name(self) -> &'static str {
@@ -23,6 +30,9 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -44,18 +54,32 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => false,
         }
     }
 
     /// Whether this machine can run it.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn is_available(self) -> bool {
+        use std::arch::is_aarch64_feature_detected;
+        match self {
+            Isa::Scalar => true,
+            Isa::Neon => is_aarch64_feature_detected!("neon"),
+            Isa::NeonDotprod => Isa::Neon.is_available() && is_aarch64_feature_detected!("dotprod"),
+            Isa::NeonI8mm => Isa::NeonDotprod.is_available() && is_aarch64_feature_detected!("i8mm"),
+            Isa::Avx2 | Isa::Avx512Vnni => false,
+        }
+    }
+
+    /// Whether this machine can run it.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn is_available(self) -> bool {
         self == Isa::Scalar
     }
 
     /// The highest one this machine can run.
     pub fn best() -> Isa {
-        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+        Isa::ALL.iter().copied().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
     }
 
     /// [`Isa::best`], or what the environment variable `KERNELS_ISA` names.
@@ -71,11 +95,12 @@ impl Isa {
 
     /// Parses a name and checks that this machine can run it.
     pub fn parse(name: &str) -> Result<Isa, String> {
-        let known = Isa::ALL.map(Isa::name).join(", ");
+        let known = || Isa::ALL.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
         let isa = Isa::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|isa| isa.name() == name)
-            .ok_or_else(|| format!("unknown instruction set `{name}`; known are {known}"))?;
+            .ok_or_else(|| format!("unknown instruction set `{name}`; known are {}", known()))?;
         if !isa.is_available() {
             return Err(format!("this machine cannot run `{name}`; its best is `{}`", Isa::best().name()));
         }

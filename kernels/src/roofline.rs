@@ -67,7 +67,7 @@ fn ops_per_step(isa: Isa) -> usize {
     match isa {
         Isa::Avx512Vnni => 8 * 64,
         Isa::Avx2 => 8 * 32,
-        Isa::Scalar => 8,
+        _ => 8,
     }
 }
 

@@ -79,6 +79,33 @@ impl Simd for Avx512 {
     }
 }
 
+/// Only [`per_isa!`] names this type, inside a function that may use NEON.
+#[cfg(target_arch = "aarch64")]
+pub struct Neon;
+
+#[cfg(target_arch = "aarch64")]
+impl Simd for Neon {
+    #[inline(always)]
+    fn widen(halves: &[u16; LANES]) -> Lanes {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn convert(halves: &[u16; LANES]) -> Lanes {
+            use std::arch::aarch64::*;
+            let mut lanes = [0.0; LANES];
+            for (four, halves) in lanes.as_chunks_mut::<4>().0.iter_mut().zip(halves.as_chunks::<4>().0) {
+                // SAFETY: 4 values of 2 bytes are read and 4 of 4 bytes written.
+                unsafe {
+                    let halves = vreinterpret_f16_u16(vld1_u16(halves.as_ptr()));
+                    vst1q_f32(four.as_mut_ptr(), vcvt_f32_f16(halves));
+                }
+            }
+            lanes
+        }
+        // SAFETY: this type is named only where the feature is enabled.
+        unsafe { convert(halves) }
+    }
+}
+
 /// `per_isa!(pub fn entry = body(argument: Type, ...))` defines `entry(isa, argument, ...)`, which runs
 /// `body::<S>(argument, ...)` compiled for `isa`.
 macro_rules! per_isa {
@@ -97,6 +124,11 @@ macro_rules! per_isa {
             fn avx512 $(<$(const $n: usize),*>)? ($($argument: $type),*) $(-> $result)? {
                 $body::<$crate::simd::Avx512 $($(, $generic)*)?>($($argument),*)
             }
+            #[cfg(target_arch = "aarch64")]
+            #[target_feature(enable = "neon")]
+            fn neon $(<$(const $n: usize),*>)? ($($argument: $type),*) $(-> $result)? {
+                $body::<$crate::simd::Neon $($(, $generic)*)?>($($argument),*)
+            }
             match isa {
                 // SAFETY: an `Isa` in a `Device` was checked against this machine.
                 #[cfg(target_arch = "x86_64")]
@@ -104,6 +136,11 @@ macro_rules! per_isa {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx512Vnni => unsafe { avx512 $(::<$($n),*>)? ($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                $crate::Isa::Neon | $crate::Isa::NeonDotprod | $crate::Isa::NeonI8mm => unsafe {
+                    neon $(::<$($n),*>)? ($($argument),*)
+                },
                 _ => $body::<$crate::simd::Scalar $($(, $generic)*)?>($($argument),*),
             }
         }

@@ -1,5 +1,7 @@
 //! What the tests of all ops share: seeded numbers, error measures, every instruction set.
 
+use std::sync::Mutex;
+
 use crate::Isa;
 
 /// SplitMix64 (Steele et al. 2014): small, and the same everywhere.
@@ -27,14 +29,26 @@ impl Seeded {
     }
 }
 
-/// Runs `check` on every instruction set this machine has, and names those it has not.
+/// Runs `check` on every instruction set this machine has, and tells for each whether it ran: lines that
+/// `cargo xtask test` gathers in its summary.
 pub fn for_each_isa(mut check: impl FnMut(Isa)) {
-    for isa in Isa::ALL {
+    for &isa in Isa::ALL {
         if isa.is_available() {
             check(isa);
+            tell(isa, "ran");
         } else {
-            println!("NOT RUN: {isa} (this machine has no such instructions)");
+            tell(isa, "NOT RUN: this machine lacks it");
         }
+    }
+}
+
+/// Once an instruction set, however many tests there are.
+fn tell(isa: Isa, what: &str) {
+    static TOLD: Mutex<Vec<Isa>> = Mutex::new(Vec::new());
+    let mut told = TOLD.lock().unwrap();
+    if !told.contains(&isa) {
+        told.push(isa);
+        println!("isa {isa}: {what}");
     }
 }
 

@@ -8,13 +8,20 @@ pub struct Tally {
     pub skipped: usize,
     /// `NOT RUN: why`, in order of appearance, each once.
     pub not_run: Vec<String>,
+    /// `NAME: ran` or `NAME: NOT RUN: why` of instruction sets, each once. No machine has them all, so
+    /// these are shown and never a failure.
+    pub isas: Vec<String>,
 }
 
 impl Tally {
     /// Reads one line of a runner's output; lines of no interest change nothing.
     pub fn read(&mut self, line: &str) {
         let line = line.trim();
-        if let Some(why) = line.find("NOT RUN: ").map(|start| &line[start + "NOT RUN: ".len()..]) {
+        if let Some(isa) = line.strip_prefix("isa ").filter(|isa| isa.contains(": ")) {
+            if !self.isas.iter().any(|seen| seen == isa) {
+                self.isas.push(isa.to_owned());
+            }
+        } else if let Some(why) = line.find("NOT RUN: ").map(|start| &line[start + "NOT RUN: ".len()..]) {
             let why = why.trim_end_matches(['\'', '"', ')']).to_owned();
             if !self.not_run.contains(&why) {
                 self.not_run.push(why);
@@ -64,6 +71,9 @@ pub fn print(suites: &[(&str, Tally)]) {
         println!("{name:<28} {:>8} {:>8} {:>8}", tally.passed, tally.failed, tally.skipped);
     }
     for (name, tally) in suites {
+        tally.isas.iter().for_each(|isa| println!("instruction set in {name}: {isa}"));
+    }
+    for (name, tally) in suites {
         tally.not_run.iter().for_each(|why| println!("NOT RUN in {name}: {why}"));
     }
     let passed: usize = suites.iter().map(|(_, tally)| tally.passed).sum();
@@ -79,7 +89,7 @@ mod tests {
         let mut tally = Tally::default();
         lines.iter().for_each(|line| tally.read(line));
         let not_run = not_run.iter().map(|&why| why.to_owned()).collect();
-        assert_eq!(tally, Tally { passed, failed, skipped, not_run }, "{lines:?}");
+        assert_eq!(tally, Tally { passed, failed, skipped, not_run, isas: Vec::new() }, "{lines:?}");
     }
 
     #[test]
@@ -106,5 +116,14 @@ mod tests {
             0,
             &["no model", "no gpu"],
         );
+    }
+
+    #[test]
+    fn instruction_sets_are_listed_apart_from_tests_not_run() {
+        let mut tally = Tally::default();
+        let lines = ["isa scalar: ran", "isa neon: NOT RUN: this machine lacks it", "isa scalar: ran"];
+        lines.iter().for_each(|line| tally.read(line));
+        assert_eq!(tally.isas, ["scalar: ran", "neon: NOT RUN: this machine lacks it"]);
+        assert!(tally.not_run.is_empty());
     }
 }
