@@ -90,10 +90,11 @@ impl GenerationRunner {
         self.next_id += 1;
         let Generation { mut request, stream, arrived, .. } = generation;
         let prompt = std::mem::take(&mut request.prompt);
+        let caller = request.caller.clone();
         let active = ActiveRequest::new(request, &prompt, &self.eos_tokens, stream, arrived);
         let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
-        self.events.push(SchedulerEvent::Arrived { id, prompt, score_prompt });
+        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt });
     }
 
     /// Runs one step. Returns whether there was anything to do.

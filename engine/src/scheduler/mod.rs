@@ -6,8 +6,8 @@
 //!   got least so far, so that a newcomer starts at once beside a long prompt.
 //! * A sequence is admitted in order of arrival, when there are pages for all of its prompt.
 //! * When pages run out, the weakest sequence gives up its own and is computed again later, under its
-//!   old rank: first those whose client does not read, then those that have not answered yet, then the
-//!   latest. The strongest always goes on, so everything admitted ends.
+//!   old rank: first those whose client does not read, then those that have not answered yet, then
+//!   the less urgent, then the latest. The strongest always goes on, so everything admitted ends.
 //! * A sequence whose client does not read is skipped, and reported when it lasts too long.
 //!
 //! | file | what is in it |
@@ -29,6 +29,7 @@ use std::time::Duration;
 pub use self::pace::Pace;
 pub use self::sequence::SequenceId;
 use self::sequence::{Sequence, Weakness};
+use crate::Caller;
 use crate::batch::Batch;
 use crate::pages::PagePool;
 
@@ -59,6 +60,7 @@ pub enum SchedulerEvent {
     Arrived {
         /// Greater than all before it.
         id: SequenceId,
+        caller: Caller,
         /// Not empty, and together with what will be generated within the pool.
         prompt: Vec<u32>,
         /// Whether the logits of all prompt rows are wanted.
@@ -191,9 +193,9 @@ impl Scheduler {
 
     fn apply(&mut self, now: Duration, event: SchedulerEvent) {
         match event {
-            SchedulerEvent::Arrived { id, prompt, score_prompt } => {
+            SchedulerEvent::Arrived { id, caller, prompt, score_prompt } => {
                 assert!(!prompt.is_empty(), "requests with an empty prompt are refused");
-                self.waiting.insert(id, Sequence::new(prompt, score_prompt));
+                self.waiting.insert(id, Sequence::new(caller, prompt, score_prompt));
             }
             SchedulerEvent::Sampled { id, token } => {
                 if let Some(sequence) = self.get_mut(id) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kernels::PAGE_TOKENS;
 
+use crate::{Band, Caller};
+
 /// Names a sequence within one scheduler. Ids ascend with arrival, so an id is also its rank: the
 /// smaller, the earlier served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +14,8 @@ pub struct SequenceId(pub u64);
 
 #[derive(Debug)]
 pub(super) struct Sequence {
+    /// On whose behalf it runs.
+    pub caller: Caller,
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     pub prompt_tokens: usize,
@@ -32,12 +36,15 @@ pub(super) struct Weakness {
     paused: bool,
     /// Its client has not seen a token: recomputing it delays nobody's stream.
     unstarted: bool,
+    /// The more urgent gives way last.
+    band: Band,
     rank: SequenceId,
 }
 
 impl Sequence {
-    pub fn new(prompt: Vec<u32>, score_prompt: bool) -> Sequence {
+    pub fn new(caller: Caller, prompt: Vec<u32>, score_prompt: bool) -> Sequence {
         Sequence {
+            caller,
             prompt_tokens: prompt.len(),
             tokens: prompt,
             computed: 0,
@@ -75,6 +82,11 @@ impl Sequence {
     }
 
     pub fn weakness(&self, rank: SequenceId) -> Weakness {
-        Weakness { paused: self.is_paused(), unstarted: self.tokens.len() == self.prompt_tokens, rank }
+        Weakness {
+            paused: self.is_paused(),
+            unstarted: self.tokens.len() == self.prompt_tokens,
+            band: self.caller.band,
+            rank,
+        }
     }
 }

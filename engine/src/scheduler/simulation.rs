@@ -83,7 +83,8 @@ impl World {
         let tokens = prompt.clone();
         let client = Client { prompt_tokens, max_new_tokens, score_prompt, tokens, scored: 0, paused: false };
         self.clients.insert(id, client);
-        self.events.push(SchedulerEvent::Arrived { id, prompt, score_prompt });
+        let caller = Caller::default();
+        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt });
     }
 
     /// Ends, pauses or resumes somebody.
@@ -283,7 +284,8 @@ fn simulation_keeps_every_invariant() {
 }
 
 fn arrival(id: u64, prompt_tokens: usize) -> SchedulerEvent {
-    SchedulerEvent::Arrived { id: SequenceId(id), prompt: vec![1; prompt_tokens], score_prompt: false }
+    let (id, caller) = (SequenceId(id), Caller::default());
+    SchedulerEvent::Arrived { id, caller, prompt: vec![1; prompt_tokens], score_prompt: false }
 }
 
 fn sample_all(actions: &Actions) -> Vec<SchedulerEvent> {
