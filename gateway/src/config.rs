@@ -15,6 +15,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use address::is_host_name;
 pub use address::listen_address;
 pub use layers::Sources;
 pub use print::print_default;
@@ -57,6 +58,10 @@ pub struct Config {
 pub struct Server {
     /// Address and port. Port 0 lets the system choose one.
     pub listen: String,
+    /// Without API keys: names, besides `localhost` and loopback addresses, that requests may have in
+    /// their `Host` header. Others are answered 403, which keeps web pages from reaching the server by a
+    /// name of their own that resolves to this machine.
+    pub allowed_hosts: Vec<String>,
     /// Connections open at a time; more wait in the system's queue.
     pub connections_max: usize,
     /// Requests in work at a time, streams included; more are answered 503 at once.
@@ -176,6 +181,7 @@ impl Default for Server {
     fn default() -> Self {
         Server {
             listen: "127.0.0.1:8080".into(),
+            allowed_hosts: Vec::new(),
             connections_max: 1024,
             requests_in_flight_max: 512,
             header_deadline_ms: 10_000,
@@ -270,6 +276,12 @@ impl Config {
             if value < least {
                 return Err(ConfigError::Invalid { key, reason: format!("must be at least {least}") });
             }
+        }
+        if let Some(host) = self.server.allowed_hosts.iter().find(|host| !is_host_name(host)) {
+            return Err(ConfigError::Invalid {
+                key: "server.allowed_hosts",
+                reason: format!("holds `{host}`: write host names only, without scheme or port"),
+            });
         }
         if self.limits.logprobs_max > 20 {
             return Err(ConfigError::Invalid {

@@ -70,6 +70,16 @@ impl ApiError {
         ApiError::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message).code("invalid_api_key")
     }
 
+    /// 403; `host` is the name the client used for this server.
+    pub fn host_not_allowed(host: &str) -> ApiError {
+        let message = format!(
+            "This server has no API keys, so it answers only to localhost and loopback addresses, not to the \
+             host `{}`. Add that name to server.allowed_hosts (JANUS_SERVER_ALLOWED_HOSTS), or configure API keys",
+            shorten(host)
+        );
+        ApiError::new(StatusCode::FORBIDDEN, INVALID_REQUEST, message).code("host_not_allowed")
+    }
+
     pub fn unknown_model(model: &str) -> ApiError {
         let message = format!("The model `{model}` does not exist; GET /v1/models lists those that do");
         ApiError::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).param("model").code("model_not_found")

@@ -4,7 +4,7 @@
 //! The way of a request: [`server`] accepts, [`connection`] speaks HTTP, [`stack`] lists the layers, one
 //! of [`routes`] parses it for the engine and answers, in full or through [`sse`].
 //!
-//! - [`admission`]: how many requests are in work; [`keys`]: who may send them;
+//! - [`admission`]: how many requests are in work; [`keys`]: who may send them; [`host`]: to which name;
 //! - [`error`]: every failure's way to the client;
 //! - [`wiring`]: configuration and engine put together;
 //! - [`telemetry`]: logs and metrics;
@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod host;
 mod ids;
 pub mod keys;
 pub mod routes;

@@ -55,7 +55,9 @@ pub fn router(app: &SharedApp) -> Router {
         // A panic in a handler becomes a 500 and ends nothing else.
         .layer(CatchPanicLayer::custom(panicked))
         // 401 without one of the configured keys.
-        .layer(from_fn_with_state(state(), authenticate));
+        .layer(from_fn_with_state(state(), authenticate))
+        // 403 for a name that is not this machine's own, where there are no keys.
+        .layer(from_fn_with_state(state(), check_host));
     let fallbacks = |router: Router<SharedApp>| router.method_not_allowed_fallback(wrong_method);
     fallbacks(routes::router(routes::Class::Priced))
         .layer(priced)
@@ -160,6 +162,13 @@ async fn authenticate(State(app): State<SharedApp>, request: Request, next: Next
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+async fn check_host(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    match app.hosts.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 async fn admit(State(app): State<SharedApp>, request: Request, next: Next) -> Response {

@@ -7,6 +7,7 @@ use engine::Engine;
 
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, Limits, Server};
+use crate::host::Hosts;
 use crate::keys::ApiKeys;
 use crate::routes;
 use crate::telemetry::metrics::Metrics;
@@ -17,6 +18,7 @@ pub struct App {
     pub server: Server,
     pub limits: Limits,
     pub keys: ApiKeys,
+    pub hosts: Hosts,
     pub admission: Admission,
     pub metrics: Metrics,
 }
@@ -27,11 +29,13 @@ impl App {
     /// # Errors
     /// [`ConfigError`] if the API keys cannot be read.
     pub fn new(config: &Config, engine: Engine) -> Result<SharedApp, ConfigError> {
+        let keys = ApiKeys::load(&config.auth)?;
         Ok(Arc::new(App {
             engine,
             server: config.server.clone(),
             limits: config.limits.clone(),
-            keys: ApiKeys::load(&config.auth)?,
+            hosts: Hosts::new(&config.server.allowed_hosts, keys.is_required()),
+            keys,
             admission: Admission::new(config.server.requests_in_flight_max),
             metrics: Metrics::new(routes::ROUTES.iter().map(|route| route.path)),
         }))

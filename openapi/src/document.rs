@@ -31,7 +31,7 @@ enum Reply {
     Status,
 }
 
-const GENERATION_ERRORS: &[u16] = &[400, 401, 404, 408, 413, 415, 429, 500, 503, 504];
+const GENERATION_ERRORS: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504];
 
 /// Everything the server answers.
 pub const OPERATIONS: &[Operation] = &[
@@ -65,7 +65,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "List the models served",
         request: None,
         reply: Reply::Json(schema_of::<ModelList>),
-        errors: &[401, 503],
+        errors: &[401, 403, 503],
     },
     Operation {
         method: "get",
@@ -73,7 +73,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Describe one model",
         request: None,
         reply: Reply::Json(schema_of::<Model>),
-        errors: &[400, 401, 404, 503],
+        errors: &[400, 401, 403, 404, 503],
     },
     Operation {
         method: "get",
@@ -81,7 +81,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Whether the process is alive",
         request: None,
         reply: Reply::Status,
-        errors: &[],
+        errors: &[403],
     },
     Operation {
         method: "get",
@@ -89,7 +89,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Whether it takes new requests",
         request: None,
         reply: Reply::Status,
-        errors: &[503],
+        errors: &[403, 503],
     },
     Operation {
         method: "get",
@@ -97,7 +97,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Counters and gauges in Prometheus' text format",
         request: None,
         reply: Reply::Text,
-        errors: &[401],
+        errors: &[401, 403],
     },
 ];
 
@@ -207,6 +207,7 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request cannot be served as it is; `param` names the parameter",
         401 => "No API key, or a wrong one",
+        403 => "Asked under a name that a server without API keys does not answer to",
         404 => "No such model",
         408 => "The body took too long to arrive",
         413 => "The body is too large",

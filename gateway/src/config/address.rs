@@ -1,6 +1,8 @@
-//! Where to listen, and whether that is safe.
+//! Where to listen, whether that is safe, and what a host's name looks like.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+
+use http::uri::Authority;
 
 use super::ConfigError;
 
@@ -26,6 +28,11 @@ pub fn listen_address(listen: &str, authenticated: bool) -> Result<SocketAddr, C
     Ok(address)
 }
 
+/// Whether `host` is a name or address as a `Host` header has it, without scheme and port.
+pub fn is_host_name(host: &str) -> bool {
+    host.parse::<Authority>().is_ok_and(|authority| authority.host() == host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +56,22 @@ mod tests {
         for (listen, open, keyed) in rows {
             assert_eq!(listen_address(listen, false).is_ok(), open, "{listen} without keys");
             assert_eq!(listen_address(listen, true).is_ok(), keyed, "{listen} with keys");
+        }
+    }
+
+    #[test]
+    fn host_names_have_no_scheme_or_port() {
+        for (host, expected) in [
+            ("llm.example", true),
+            ("[2001:db8::1]", true),
+            ("10.0.0.1", true),
+            ("llm.example:443", false),
+            ("http://llm.example", false),
+            ("user@llm.example", false),
+            ("a b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_host_name(host), expected, "{host:?}");
         }
     }
 }

@@ -36,7 +36,7 @@ fn clients_that_never_finish_their_headers_are_cut() {
         ("nothing at all", ""),
         ("one byte", "G"),
         ("half of the HTTP/2 preface", "PRI * HTTP/2"),
-        ("headers without their end", "GET /healthz HTTP/1.1\r\nhost: x\r\n"),
+        ("headers without their end", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n"),
     ] {
         let mut client = server.connect();
         client.send(sent.as_bytes());
@@ -79,7 +79,7 @@ fn clients_that_trickle_headers_are_cut() {
 fn bodies_that_do_not_arrive_are_answered_408() {
     let server = short("body");
     let mut client = server.connect();
-    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
     client.send(head.as_bytes());
     assert_eq!(client.reply().error(), (408, None, Some("request_timeout".into())));
     server.wait_until_idle();
@@ -105,7 +105,7 @@ fn clients_that_do_not_read_are_cut() {
     // Each answer echoes much; none is read, so the socket's buffers fill.
     let body = json!({ "model": "base", "temperature": 0, "prompt": prompt, "echo": true, "n": 100, "max_tokens": 1 }).to_string();
     let request = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     client.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();

@@ -26,7 +26,7 @@ fn over_http2<F: Future<Output = ()>>(server: &Running, test: impl FnOnce(SendRe
 
 async fn post(sender: &mut SendRequest<Full<Bytes>>, path: &str, body: Value) -> Response<Incoming> {
     sender.ready().await.unwrap();
-    let request = Request::post(format!("http://test{path}"))
+    let request = Request::post(format!("http://localhost{path}"))
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body.to_string())))
         .unwrap();

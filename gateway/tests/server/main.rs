@@ -10,6 +10,7 @@ mod disconnects;
 mod drain;
 mod embeddings;
 mod errors;
+mod hosts;
 mod http2;
 mod limits;
 mod support;
