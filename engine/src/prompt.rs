@@ -67,6 +67,12 @@ impl PromptText {
         }
     }
 
+    /// Bytes of [`text`](Self::text).
+    pub fn bytes(&self) -> usize {
+        let marks = self.mark.map_or(0, |mark| self.marked.matches(mark).count() * mark.len_utf8());
+        self.marked.len() - marks
+    }
+
     /// The text with the marks still in it.
     pub(crate) fn marked(&self) -> &str {
         &self.marked

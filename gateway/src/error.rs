@@ -173,6 +173,15 @@ impl ApiError {
         }
     }
 
+    /// 400 for text of which only the least number of its tokens is known.
+    pub fn text_too_long(tokens_min: usize, limit: usize, param: &str) -> ApiError {
+        let message = format!(
+            "This model's maximum context length is {limit} tokens, but your input has at least {tokens_min} \
+             tokens. Shorten it"
+        );
+        ApiError::bad_request(message).code("context_length_exceeded").param(param)
+    }
+
     /// The words tools look for are "maximum context length".
     fn context_length(prompt: usize, max_new_tokens: usize, limit: usize) -> ApiError {
         let asked = match max_new_tokens {

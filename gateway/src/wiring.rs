@@ -1,9 +1,11 @@
 //! Puts the parts together: configuration and engine become the application that routes and layers
 //! share.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use engine::Engine;
+use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::config::{Config, ConfigError, Limits, Server};
@@ -21,6 +23,9 @@ pub struct App {
     pub hosts: Hosts,
     pub admission: Admission,
     pub metrics: Metrics,
+    /// Places for long work on bodies (parsing, tokenising): one a core. A place is held until the work is
+    /// done, even if the client that asked for it has left.
+    pub workers: Arc<Semaphore>,
 }
 
 pub type SharedApp = Arc<App>;
@@ -37,7 +42,13 @@ impl App {
             hosts: Hosts::new(&config.server.allowed_hosts, keys.is_required()),
             keys,
             admission: Admission::new(config.server.requests_in_flight_max),
+            workers: Arc::new(Semaphore::new(cores())),
             metrics: Metrics::new(routes::ROUTES.iter().map(|route| route.path)),
         }))
     }
+}
+
+/// Cores this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }

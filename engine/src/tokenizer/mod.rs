@@ -3,7 +3,7 @@
 //! - [`json`]: a Hugging Face `tokenizer.json` with the small files beside it.
 //! - [`gguf`]: the four kinds of vocabulary a GGUF file can carry, turned into the same type.
 //! - [`charsmap`]: the check of SentencePiece's compiled normaliser.
-//! - [`pieces`]: the bytes each token stands for.
+//! - [`pieces`]: the bytes each token stands for; [`bound`]: how many they can be at most.
 //! - [`stream`]: token ids to text, one at a time, never splitting a character.
 //!
 //! Merging and lattice search are the `tokenizers` crate's. What stands here is what a server adds:
@@ -13,6 +13,7 @@
 //! Length limits, padding and truncation are the callers' business; those baked into a file are
 //! ignored.
 
+mod bound;
 mod charsmap;
 pub mod gguf;
 pub mod json;
@@ -119,6 +120,11 @@ impl Tokenizer {
     /// Number of ids [`encode`](Self::encode) gives.
     pub fn count(&self, text: &str, add_special: bool) -> Result<usize, EngineError> {
         Ok(self.encode(text, add_special)?.len())
+    }
+
+    /// The fewest tokens that a text of so many bytes can become; 0 where the vocabulary sets no bound.
+    pub fn tokens_min(&self, text_bytes: usize) -> usize {
+        self.pieces.bytes_per_token_max().map_or(0, |bytes_max| text_bytes.div_ceil(bytes_max))
     }
 
     /// Text of `ids` from the start of a text; bytes that are not UTF-8 become U+FFFD. Special tokens

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::bound::bytes_per_token_max;
+
 /// Bytes and kind of every token, by id.
 pub(crate) struct Pieces {
     /// All tokens' bytes, end to end; token `id` is `ends[id - 1]..ends[id]`.
@@ -12,6 +14,7 @@ pub(crate) struct Pieces {
     special_names: Vec<String>,
     /// Whether a text's first space is only the vocabulary's word mark.
     strips_first_space: bool,
+    bytes_per_token_max: Option<usize>,
 }
 
 /// How a vocabulary writes bytes as characters.
@@ -50,7 +53,14 @@ impl Pieces {
             added.into_values().filter(|token| token.special).map(|token| token.content).collect();
         special_names.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         bytes.shrink_to_fit();
-        Pieces { bytes, ends, special, special_names, strips_first_space: spelling.strips_first_space() }
+        Pieces {
+            bytes,
+            ends,
+            special,
+            special_names,
+            strips_first_space: spelling.strips_first_space(),
+            bytes_per_token_max: bytes_per_token_max(inner, &names),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -74,6 +84,10 @@ impl Pieces {
 
     pub(crate) fn strips_first_space(&self) -> bool {
         self.strips_first_space
+    }
+
+    pub(crate) fn bytes_per_token_max(&self) -> Option<usize> {
+        self.bytes_per_token_max
     }
 }
 
@@ -204,20 +218,20 @@ fn byte_of(character: char) -> Option<u8> {
     }
 }
 
+/// The character GPT-2's alphabet writes for a byte.
+pub(super) fn byte_level_character(byte: u8) -> char {
+    let code = match byte {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
+        0x00..=0x20 => u32::from(byte) + 0x100,
+        0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x121,
+        0xad => 0x143,
+    };
+    char::from_u32(code).expect("every code above is a scalar value below U+0144")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The character GPT-2's alphabet writes for a byte.
-    fn byte_level_character(byte: u8) -> char {
-        let code = match byte {
-            0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
-            0x00..=0x20 => u32::from(byte) + 0x100,
-            0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x121,
-            0xad => 0x143,
-        };
-        char::from_u32(code).expect("every code above is a scalar value below U+0144")
-    }
 
     #[test]
     fn the_byte_alphabet_is_its_own_inverse() {

@@ -1,17 +1,20 @@
 //! Bodies in and out: JSON read within size and time, JSON written, and work that is too long for the
 //! threads that serve sockets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use engine::tokenizer::Tokenizer;
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use crate::error::{ApiError, ApiResult};
 use crate::wiring::App;
@@ -35,7 +38,7 @@ where
     let body = tokio::time::timeout(deadline, collect(request, limit));
     let bytes = body.await.map_err(|_| ApiError::body_too_slow())??;
     let length = bytes.len();
-    let value = run_sized(length, move || openapi::parse::<T>(&bytes)).await?;
+    let value = run_sized(&app.workers, length, move || openapi::parse::<T>(&bytes)).await?;
     Ok((value?, length))
 }
 
@@ -83,18 +86,42 @@ pub async fn discard(mut body: Body, bytes_max: usize) {
     let _ = tokio::time::timeout(DISCARD_DEADLINE, reading).await;
 }
 
-/// Runs `work` here if it is short by its input's size, else on a thread that may take its time.
+/// Runs `work` here if it is short by its input's size, else on a thread that may take its time, once
+/// there is a place among `workers`. The place is free when the work is done, not when the caller loses
+/// interest: clients that come and go cannot pile up work.
 ///
 /// # Errors
 /// 500 if it panicked there.
 pub async fn run_sized<T: Send + 'static>(
+    workers: &Arc<Semaphore>,
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> ApiResult<T> {
     if bytes <= INLINE_BYTES_MAX {
         return Ok(work());
     }
+    let place = Arc::clone(workers).acquire_owned().await.expect("nobody closes this semaphore");
+    let work = move || {
+        let _place = place;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal())
+}
+
+/// Refuses text that cannot fit a context, before the work of tokenising it.
+///
+/// # Errors
+/// 400 `context_length_exceeded`.
+pub fn check_size(
+    tokenizer: &Tokenizer,
+    text_bytes: usize,
+    context_tokens: usize,
+    param: &'static str,
+) -> ApiResult<()> {
+    match tokenizer.tokens_min(text_bytes) {
+        least if least > context_tokens => Err(ApiError::text_too_long(least, context_tokens, param)),
+        _ => Ok(()),
+    }
 }
 
 /// A 200 with `value` as its body.
@@ -103,4 +130,49 @@ pub fn json_reply(value: &impl Serialize) -> Response {
     let mut response = Response::new(Body::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: usize = INLINE_BYTES_MAX + 1;
+
+    #[tokio::test]
+    async fn work_keeps_its_place_when_its_client_leaves() {
+        let workers = Arc::new(Semaphore::new(1));
+        let (let_go, wait) = mpsc::channel::<()>();
+        let (report, began) = tokio::sync::oneshot::channel();
+        let first = tokio::spawn({
+            let workers = Arc::clone(&workers);
+            async move {
+                let work = move || {
+                    report.send(()).expect("the test listens");
+                    wait.recv().expect("the test lets go");
+                };
+                run_sized(&workers, LONG, work).await
+            }
+        });
+        began.await.expect("the work begins");
+        first.abort();
+        assert!(first.await.expect_err("it was aborted").is_cancelled());
+        assert_eq!(workers.available_permits(), 0, "its work still runs");
+
+        assert_eq!(
+            run_sized(&workers, INLINE_BYTES_MAX, || 1).await.unwrap(),
+            1,
+            "short work needs no place"
+        );
+        let mut second = Box::pin(run_sized(&workers, LONG, || 2));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there was no place"),
+            () = std::future::ready(()) => {}
+        }
+        let_go.send(()).expect("the work waits");
+        assert_eq!(second.await.unwrap(), 2);
+        assert_eq!(workers.available_permits(), 1);
+    }
 }

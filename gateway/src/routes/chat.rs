@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
-use engine::prompt::{ChatMessage, ChatTemplate, RenderOptions};
+use engine::prompt::{ChatMessage, RenderOptions};
 use engine::{Event, TokenEvent};
 use openapi::chat::{
     AssistantMessage, AssistantRole, ChatChoice, ChatChunkChoice, Delta, FinishReason, Message, Role,
@@ -18,7 +18,7 @@ use openapi::object::{ChatChunkObject, ChatCompletionObject};
 use openapi::{ChatChunk, ChatCompletion, ChatRequest, Usage};
 use serde_json::{Map, Value};
 
-use super::body::{json_reply, read_json, run_sized};
+use super::body::{check_size, json_reply, read_json, run_sized};
 use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
 use super::sampling::{Fields, at_most, choices, streaming};
 use super::{logprobs, unsupported};
@@ -127,9 +127,14 @@ async fn prompt(
         ..RenderOptions::default()
     };
     let (template, tokenizer) = (Arc::clone(template), Arc::clone(&model.tokenizer));
-    let tokens =
-        run_sized(bytes, move || ChatTemplate::prompt_tokens(&template, &tokenizer, &messages, &options));
-    tokens.await?.map_err(|error| ApiError::from_engine(error, PROMPT_PARAM))
+    let context_tokens = model.context_tokens;
+    let work = move || {
+        let refused = |error| ApiError::from_engine(error, PROMPT_PARAM);
+        let prompt = template.render(&messages, &options).map_err(refused)?;
+        check_size(&tokenizer, prompt.bytes(), context_tokens, PROMPT_PARAM)?;
+        tokenizer.encode_prompt(&prompt).map_err(refused)
+    };
+    run_sized(&app.workers, bytes, work).await?
 }
 
 fn messages(app: &App, messages: Vec<Message>) -> ApiResult<Vec<ChatMessage>> {

@@ -16,7 +16,7 @@ use openapi::logprobs::CompletionLogprobs;
 use openapi::object::CompletionObject;
 use openapi::{Completion, CompletionRequest, Usage};
 
-use super::body::{json_reply, read_json, run_sized};
+use super::body::{check_size, json_reply, read_json, run_sized};
 use super::chat::seeded;
 use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
 use super::logprobs::{CompletionBuilder, join};
@@ -89,9 +89,10 @@ async fn prompts(
         TextsOrTokens::TokenLists(lists) => lists.len(),
     };
     at_most(PROMPT_PARAM, count, app.limits.choices_max, "prompts")?;
-    let tokenizer = Arc::clone(&model.tokenizer);
+    let (tokenizer, context_tokens) = (Arc::clone(&model.tokenizer), model.context_tokens);
     let add_special = request.add_special_tokens.unwrap_or(true);
-    let prompts = run_sized(bytes, move || tokenize(&tokenizer, input, add_special, echo)).await??;
+    let work = move || tokenize(&tokenizer, context_tokens, input, add_special, echo);
+    let prompts = run_sized(&app.workers, bytes, work).await??;
     if prompts.is_empty() || prompts.iter().any(|prompt| prompt.tokens.is_empty()) {
         return Err(ApiError::invalid(PROMPT_PARAM, "'prompt' must not be empty"));
     }
@@ -100,11 +101,13 @@ async fn prompts(
 
 fn tokenize(
     tokenizer: &Tokenizer,
+    context_tokens: usize,
     input: TextsOrTokens,
     add_special: bool,
     echo: bool,
 ) -> ApiResult<Vec<Prompt>> {
     let of_text = |text: String| {
+        check_size(tokenizer, text.len(), context_tokens, PROMPT_PARAM)?;
         let tokens = tokenizer.encode(&text, add_special);
         Ok(Prompt { tokens: tokens.map_err(|error| ApiError::from_engine(error, PROMPT_PARAM))?, text })
     };

@@ -14,7 +14,7 @@ use openapi::input::TextsOrTokens;
 use openapi::object::{EmbeddingObject, ListObject};
 use openapi::{EmbeddingList, EmbeddingRequest};
 
-use super::body::{json_reply, read_json, run_sized};
+use super::body::{check_size, json_reply, read_json, run_sized};
 use super::completions::check_vocabulary;
 use super::sampling::at_most;
 use crate::error::{ApiError, ApiResult};
@@ -77,8 +77,9 @@ async fn inputs(
         TextsOrTokens::TokenLists(lists) => lists.len(),
     };
     at_most(INPUT_PARAM, count, app.limits.embedding_inputs_max, "inputs")?;
-    let tokenizer = Arc::clone(&model.tokenizer);
-    let inputs = run_sized(bytes, move || tokenize(&tokenizer, input)).await??;
+    let (tokenizer, context_tokens) = (Arc::clone(&model.tokenizer), model.context_tokens);
+    let work = move || tokenize(&tokenizer, context_tokens, input);
+    let inputs = run_sized(&app.workers, bytes, work).await??;
     if inputs.is_empty() {
         return Err(ApiError::invalid(INPUT_PARAM, "'input' must not be empty"));
     }
@@ -88,11 +89,12 @@ async fn inputs(
     Ok(inputs)
 }
 
-fn tokenize(tokenizer: &Tokenizer, input: TextsOrTokens) -> ApiResult<Vec<Vec<u32>>> {
+fn tokenize(tokenizer: &Tokenizer, context_tokens: usize, input: TextsOrTokens) -> ApiResult<Vec<Vec<u32>>> {
     let of_text = |text: String| {
         if text.is_empty() {
             return Err(ApiError::invalid(INPUT_PARAM, "'input' must not hold an empty string"));
         }
+        check_size(tokenizer, text.len(), context_tokens, INPUT_PARAM)?;
         tokenizer.encode(&text, true).map_err(|error| ApiError::from_engine(error, INPUT_PARAM))
     };
     let of_tokens = |tokens: Vec<u32>| {

@@ -37,6 +37,31 @@ fn bodies_over_the_limit_are_refused() {
 }
 
 #[test]
+fn texts_that_cannot_fit_are_refused_before_they_are_tokenised() {
+    let server = start(|_| {});
+    // The longest token has 12 bytes, the contexts at most 4096 tokens.
+    let text = "x".repeat(13 * 4096);
+    for (path, body, param) in [
+        ("/v1/completions", json!({ "model": "chat", "prompt": text }), "prompt"),
+        ("/v1/completions", json!({ "model": "chat", "prompt": ["x", text] }), "prompt"),
+        (
+            "/v1/chat/completions",
+            json!({ "model": "chat", "messages": [{ "role": "user", "content": text }] }),
+            "messages",
+        ),
+        ("/v1/embeddings", json!({ "model": "vectors", "input": text }), "input"),
+    ] {
+        let reply = server.post(path, &body.to_string());
+        assert_eq!(
+            reply.error(),
+            (400, Some(param.into()), Some("context_length_exceeded".into())),
+            "{path}"
+        );
+        assert!(reply.text().contains("your input has at least"), "{path}: {}", reply.text());
+    }
+}
+
+#[test]
 fn headers_over_the_limit_are_refused() {
     let server = start(|config| config.server.header_bytes_max = 8192);
     let long = "x".repeat(10_000);
