@@ -9,7 +9,7 @@ use engine::Batch;
 use engine::batch::Decoder;
 use engine::model::{LoadOptions, LoadedModel, Network, Task, load};
 use kernels::{CpuOptions, Device, KvCache, PAGE_TOKENS, PagedRows, Tensor};
-use support::{cosine, floats, goldens, ids, read_json, real_model, try_load};
+use support::{SMOLLM2, cosine, floats, goldens, ids, read_json, real_model, try_load};
 
 /// How far the reference's best logit may lead where another token is taken, with inputs of products
 /// rounded to int8 (to 15 bits for queries, keys and values). That moves logits by some tenths (they span
@@ -90,7 +90,7 @@ fn best(logits: &[f32]) -> u32 {
 }
 
 fn smollm2(device: Device) -> Option<LoadedModel> {
-    let path = real_model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")?;
+    let path = real_model(SMOLLM2)?;
     let options =
         LoadOptions { path: &path, name: None, context_tokens: None, device: &device, progress: &|_| {} };
     Some(load(&options).unwrap())

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const CHAT_FILE: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+#[path = "../../engine/tests/support/real_models.rs"]
+mod real_models;
 
 /// `janus` with a home of its own and no network: the hub is a closed port.
 fn janus(home: &Path) -> Command {
@@ -58,7 +59,6 @@ fn texts_and_exit_codes() {
 #[test]
 fn no_source_names_every_attempt() {
     let home = tempfile::tempdir().expect("a folder");
-    let start = Instant::now();
     let output = janus(home.path())
         .args(["pull", "smollm2-135m-instruct"])
         // No pip on it.
@@ -69,28 +69,13 @@ fn no_source_names_every_attempt() {
     assert_eq!(output.status.code(), Some(1));
     assert!(complained.contains("http://127.0.0.1:9/QuantFactory/"), "{complained}");
     assert!(complained.contains("no pip is installed here") && complained.contains("--from"), "{complained}");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-}
-
-/// The real file the catalogue pins, if it is on this machine.
-fn chat_file() -> Option<PathBuf> {
-    let folder = std::env::var_os("JANUS_TEST_MODELS")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/janus-test-models")))?;
-    let file = folder.join(CHAT_FILE);
-    if !file.exists() {
-        println!("NOT RUN: {} is missing; `cargo xtask test` fetches it", file.display());
-        assert!(std::env::var_os("CI").is_none(), "CI has the test models");
-        return None;
-    }
-    Some(file)
 }
 
 #[test]
 fn a_killed_pull_leaves_no_file_and_goes_on_later() {
-    let Some(source) = chat_file() else { return };
+    let Some(source) = real_models::real_model(real_models::SMOLLM2) else { return };
     let home = tempfile::tempdir().expect("a folder");
-    let target = home.path().join("models").join(CHAT_FILE);
+    let target = home.path().join("models").join(real_models::SMOLLM2);
     let part = target.with_extension("gguf.part");
     let sent = 20_000_000;
     let url = serve_beginning(fs::read(&source).expect("the file is readable"), sent);
@@ -136,7 +121,7 @@ fn chat(home: &Path, arguments: &[&str], lines: &str) -> String {
 
 #[test]
 fn serve_says_where_it_is_and_chat_talks_to_it_or_alone() {
-    let Some(model) = chat_file() else { return };
+    let Some(model) = real_models::real_model(real_models::SMOLLM2) else { return };
     let home = tempfile::tempdir().expect("a folder");
     let named = format!("tiny={}", model.display());
     let mut server = janus(home.path())

@@ -5,7 +5,7 @@ use engine::inspect::{Inspection, inspect};
 use serde_json::{Value, json};
 
 use crate::draft::{ARRAY, Draft, TEXT, U32, array, text};
-use crate::real::model;
+use crate::real_models::{SMOLLM2, real_model};
 
 fn check_fields(inspection: &Inspection, expected: Value) {
     let found = serde_json::to_value(inspection).unwrap();
@@ -26,7 +26,7 @@ fn check_display(inspection: &Inspection, expected: &[&str]) {
 
 #[test]
 fn smollm2() {
-    let Some(path) = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = real_model(SMOLLM2) else { return };
     let inspection = inspect(&path).unwrap();
     check_fields(
         &inspection,
@@ -63,7 +63,7 @@ fn smollm2() {
 
 #[test]
 fn minilm() {
-    let Some(path) = model("all-minilm-l6-v2") else { return };
+    let Some(path) = real_model("all-minilm-l6-v2") else { return };
     let inspection = inspect(&path).unwrap();
     // The model card says it; `janus pull` fetches only what a model needs to run.
     let license = path.join("README.md").exists().then_some("apache-2.0");

@@ -1,4 +1,4 @@
-//! Model files: hostile ones are refused quickly and cheaply, sound ones read as other tools read them.
+//! Model files: hostile ones are refused at little cost, sound ones read as other tools read them.
 
 // Helpers of an integration test are tests too, which clippy does not see.
 #![allow(clippy::unwrap_used)]
@@ -10,4 +10,6 @@ mod inspect;
 mod invariants;
 mod mutations;
 mod real;
+#[path = "../support/real_models.rs"]
+mod real_models;
 mod safetensors;

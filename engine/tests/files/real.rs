@@ -1,26 +1,15 @@
 //! Sound files made by others: the directories of real models, and the small seeds of `fuzz/`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use engine::files::ModelFiles;
 use kernels::Format;
 
-/// A model of the test cache; prints why the test did not run when it is missing, and fails in CI.
-pub fn model(path: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("JANUS_TEST_MODELS").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/janus-test-models"));
-    let file = cache.or_else(home).unwrap_or_default().join(path);
-    if file.exists() {
-        return Some(file);
-    }
-    println!("NOT RUN: {} does not exist; set JANUS_TEST_MODELS", file.display());
-    assert!(std::env::var_os("CI").is_none(), "{} is missing in CI", file.display());
-    None
-}
+use crate::real_models::{SMOLLM2, real_model};
 
 #[test]
 fn smollm2_gguf() {
-    let Some(path) = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = real_model(SMOLLM2) else { return };
     let files = ModelFiles::open(&path).unwrap();
     let ModelFiles::Gguf(gguf) = &files else { panic!("opened as a folder") };
     assert_eq!(gguf.architecture().unwrap(), "llama");
@@ -39,7 +28,7 @@ fn smollm2_gguf() {
 
 #[test]
 fn minilm_folder() {
-    let Some(path) = model("all-minilm-l6-v2") else { return };
+    let Some(path) = real_model("all-minilm-l6-v2") else { return };
     for path in [path.clone(), path.join("model.safetensors")] {
         let files = ModelFiles::open(&path).unwrap();
         let ModelFiles::Folder(folder) = &files else { panic!("opened as GGUF") };

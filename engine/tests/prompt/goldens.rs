@@ -8,6 +8,8 @@ use engine::prompt::{ChatTemplate, RenderOptions};
 use engine::tokenizer::{GgufVocabulary, Tokenizer};
 use serde_json::Value;
 
+use crate::real_models::{SMOLLM2, real_model};
+
 pub fn golden() -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tokenizer/prompts.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -69,7 +71,7 @@ fn templates_of_well_known_families() {
 
 #[test]
 fn smollm2_s_own_template() {
-    let Some(path) = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = real_model(SMOLLM2) else { return };
     let files = ModelFiles::open(&path).unwrap();
     let tokenizer = Tokenizer::of_model(&files).unwrap();
     let template = ChatTemplate::of_model(&files, &tokenizer).unwrap().expect("the file has a template");
@@ -81,16 +83,4 @@ fn smollm2_s_own_template() {
             case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
         assert_eq!(found.iter().map(|id| u64::from(*id)).collect::<Vec<_>>(), expected, "{case}");
     }
-}
-
-fn model(path: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("JANUS_TEST_MODELS").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/janus-test-models"));
-    let file = cache.or_else(home).unwrap_or_default().join(path);
-    if file.exists() {
-        return Some(file);
-    }
-    println!("NOT RUN: {} does not exist; set JANUS_TEST_MODELS", file.display());
-    assert!(std::env::var_os("CI").is_none(), "{} is missing in CI", file.display());
-    None
 }

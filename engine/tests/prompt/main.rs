@@ -5,4 +5,6 @@
 mod goldens;
 mod injection;
 mod limits;
+#[path = "../support/real_models.rs"]
+mod real_models;
 mod sources;

@@ -1,5 +1,7 @@
 //! Where tests find real models and golden files, and a device to run on.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
+
+mod real_models;
 
 use std::path::{Path, PathBuf};
 
@@ -8,18 +10,7 @@ use engine::model::{LoadOptions, LoadedModel, load};
 use kernels::{CpuOptions, Device};
 use serde_json::Value;
 
-/// A model of the test cache; prints why the test did not run when it is missing, and fails in CI.
-pub fn real_model(path: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("JANUS_TEST_MODELS").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/janus-test-models"));
-    let file = cache.or_else(home).unwrap_or_default().join(path);
-    if file.exists() {
-        return Some(file);
-    }
-    println!("NOT RUN: {} does not exist; set JANUS_TEST_MODELS", file.display());
-    assert!(std::env::var_os("CI").is_none(), "{} is missing in CI", file.display());
-    None
-}
+pub use real_models::{SMOLLM2, real_model};
 
 pub fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")

@@ -4,5 +4,7 @@
 
 mod goldens;
 mod real;
+#[path = "../support/real_models.rs"]
+mod real_models;
 mod robust;
 mod stream;

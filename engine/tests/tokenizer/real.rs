@@ -1,28 +1,14 @@
 //! The two real vocabularies of the test cache, against transformers.
 
-use std::path::PathBuf;
-
 use engine::files::ModelFiles;
 use engine::tokenizer::Tokenizer;
 use serde_json::Value;
 
 use crate::goldens::{check_decoded, check_ids, golden, ids};
-
-/// A file of the test cache; prints why the test did not run when it is missing, and fails in CI.
-pub fn model(path: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("JANUS_TEST_MODELS").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/janus-test-models"));
-    let file = cache.or_else(home).unwrap_or_default().join(path);
-    if file.exists() {
-        return Some(file);
-    }
-    println!("NOT RUN: {} does not exist; set JANUS_TEST_MODELS", file.display());
-    assert!(std::env::var_os("CI").is_none(), "{} is missing in CI", file.display());
-    None
-}
+use crate::real_models::{SMOLLM2, real_model};
 
 pub fn smollm2() -> Option<Tokenizer> {
-    let path = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")?;
+    let path = real_model(SMOLLM2)?;
     Some(Tokenizer::of_model(&ModelFiles::open(&path).unwrap()).unwrap())
 }
 
@@ -46,7 +32,7 @@ fn smollm2_from_gguf() {
 
 #[test]
 fn minilm_from_its_folder() {
-    let Some(folder) = model("all-minilm-l6-v2") else { return };
+    let Some(folder) = real_model("all-minilm-l6-v2") else { return };
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
     let golden = golden("minilm.json");
     check_ids(&tokenizer, &golden["ids"], true, "minilm");
