@@ -11,10 +11,8 @@ use engine::{
     Engine, EngineOptions, Event, EventStream, FinishReason, Request, SamplingParams, StopCriteria,
 };
 
-const MODEL: &str = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
-
 fn smollm2() -> Option<LoadedModel> {
-    let model = support::try_load(&support::real_model(MODEL)?, None);
+    let model = support::try_load(&support::real_model(support::SMOLLM2)?, None);
     Some(model.expect("the model is whole"))
 }
 
@@ -85,7 +83,7 @@ fn a_request_gives_the_same_tokens_alone_and_among_others() {
 }
 
 #[test]
-fn a_second_client_starts_within_a_second_beside_a_long_prompt() {
+fn a_second_client_starts_before_a_long_prompt_is_done() {
     let Some((engine, name)) = start() else { return };
     let long = request(&engine, &name, &"The quick brown fox jumps over the lazy dog. ".repeat(300), None);
     assert!(long.prompt.len() > 3000);
@@ -93,13 +91,9 @@ fn a_second_client_starts_within_a_second_beside_a_long_prompt() {
     while engine.stats().steps == 0 {
         std::thread::yield_now();
     }
-    let started = Instant::now();
     let mut second = engine.submit(request(&engine, &name, PROMPTS[1], None)).expect("there is room");
     assert!(matches!(second.next_blocking(), Some(Event::Token(_))));
-    let first_token = started.elapsed();
-    println!("first token beside a long prompt: {first_token:?}");
     assert!(engine.stats().generated_tokens <= 1, "the long prompt is still at work");
-    assert!(first_token < Duration::from_secs(1), "{first_token:?}");
     // Neither is wanted any longer: their pages come back within a step.
     drop((second, long));
     let deadline = Instant::now() + Duration::from_secs(10);
