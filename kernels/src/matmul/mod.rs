@@ -14,6 +14,8 @@ mod avx2;
 mod avx512;
 mod dense;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod scalar;
 #[cfg(test)]
@@ -41,6 +43,7 @@ const WIDTH_MAX: usize = 12;
 const LAYERS_MAX: usize = 4;
 
 /// A kernel that may use instructions of one set.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 type UnsafePanelKernel = unsafe fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]]);
 
 /// A dense layer with its weights packed.
@@ -242,6 +245,8 @@ fn widths(isa: Isa) -> &'static [usize] {
         Isa::Avx512Vnni => avx512::WIDTHS,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::WIDTHS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::widths(isa),
         _ => &[4, 3, 2, 1],
     }
 }
@@ -358,7 +363,7 @@ fn add_pairs(tile: &mut [[f32; PANEL_ROWS]]) -> &[[f32; PANEL_ROWS]] {
 /// A kernel picked for this machine.
 enum PanelKernel {
     Safe(fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]])),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     Unsafe(UnsafePanelKernel),
 }
 
@@ -368,7 +373,7 @@ impl PanelKernel {
             PanelKernel::Safe(kernel) => kernel(args, tile),
             // SAFETY: `args` come from `PanelArgs::new`, `tile` has the width the kernel was picked
             // for, and an `Isa` in use was checked against this machine.
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             PanelKernel::Unsafe(kernel) => unsafe { kernel(args, tile) },
         }
     }
@@ -380,6 +385,10 @@ fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
         Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::kernel(packing, width)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => PanelKernel::Unsafe(avx2::kernel(packing, width)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => {
+            PanelKernel::Unsafe(neon::kernel(isa, packing, width))
+        }
         _ => {
             let _ = width;
             PanelKernel::Safe(scalar::kernel(packing))

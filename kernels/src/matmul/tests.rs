@@ -24,13 +24,24 @@ const FORMATS: [Format; 16] = [
     Format::MXFP4,
 ];
 
-/// Random blocks with sane scales: random bytes, factors overwritten.
+/// Random blocks with sane scales.
 fn random_weights(format: Format, rows: usize, columns: usize, random: &mut Seeded) -> Vec<u8> {
+    weights_of(format, rows, columns, random, |random| random.next() as u8)
+}
+
+/// Blocks of bytes that `byte` gives, with factors of a sane size written over theirs.
+fn weights_of(
+    format: Format,
+    rows: usize,
+    columns: usize,
+    random: &mut Seeded,
+    byte: impl Fn(&mut Seeded) -> u8,
+) -> Vec<u8> {
     let (values, block_bytes) = format.block();
     let mut bytes = Vec::new();
     for _ in 0..rows * columns / values {
         let start = bytes.len();
-        bytes.extend((0..block_bytes).map(|_| random.next() as u8));
+        bytes.extend((0..block_bytes).map(|_| byte(random)));
         let factor = |random: &mut Seeded| half::f16::from_f32(random.uniform(-0.1, 0.1)).to_le_bytes();
         let at: &[usize] = match format {
             Format::F32 => {
@@ -71,7 +82,7 @@ fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<
 #[test]
 fn every_format_is_near_the_float_product_and_equal_on_every_isa() {
     for format in FORMATS {
-        for (rows, columns, batch) in [(1, 256, 1), (16, 256, 2), (33, 512, 5), (48, 768, 13), (20, 256, 40)]
+        for (rows, columns, batch) in [(1, 256, 1), (16, 256, 2), (33, 512, 7), (48, 768, 13), (20, 256, 40)]
         {
             let mut random = Seeded::new((rows * columns + batch) as u64);
             let bytes = random_weights(format, rows, columns, &mut random);
@@ -192,4 +203,25 @@ fn a_row_does_not_depend_on_the_batch_around_it() {
             assert_eq!(product(isa, 1, weight, &alone), together[row * rows..][..rows]);
         }
     });
+}
+
+/// Where sums in 16 bits come nearest to an overflow: every byte of codes and every input alike.
+#[test]
+fn extreme_codes_and_inputs_are_equal_on_every_isa() {
+    let (rows, columns) = (16, 256);
+    for format in FORMATS.into_iter().filter(|&format| Packing::of(format).is_some()) {
+        for code in [0x00, 0x7F, 0x80, 0xFF] {
+            let bytes = weights_of(format, rows, columns, &mut Seeded::new(1), |_| code);
+            let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
+            for signs in [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]] {
+                let mut x = Tensor::zeros(8, columns);
+                x.values_mut().iter_mut().zip(signs.iter().cycle()).for_each(|(x, sign)| *x = *sign);
+                let scalar = product(Isa::Scalar, 1, weight, &x);
+                for_each_isa(|isa| {
+                    let result = product(isa, 1, weight, &x);
+                    assert_eq!(result, scalar, "{} of {code:#x} times {signs:?} on {isa}", format.name());
+                });
+            }
+        }
+    }
 }
