@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::inbox::{Command, Inbox, Queue, Waiting};
 use crate::model::{LoadedModel, ModelInfo, Network, Task};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
-use crate::{EngineError, Event, Request};
+use crate::{EngineError, Event, Request, Speculation};
 
 /// Sizes and limits of one engine.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct EngineOptions {
     pub stream_backlog: usize,
     /// A sequence paused this long by its client is cancelled.
     pub stalled_client_max: Duration,
+    /// When next tokens are guessed and computed ahead.
+    pub speculation: Speculation,
 }
 
 impl Default for EngineOptions {
@@ -61,6 +63,7 @@ impl Default for EngineOptions {
             kv_bytes_max: 1 << 30,
             stream_backlog: 64,
             stalled_client_max: Duration::from_secs(60),
+            speculation: Speculation::default(),
         }
     }
 }
@@ -180,6 +183,9 @@ pub struct EngineStats {
     pub failed_requests: u64,
     pub preemptions: u64,
     pub steps: u64,
+    /// Tokens guessed and computed ahead, and those that turned out right.
+    pub guessed_tokens: u64,
+    pub accepted_guesses: u64,
 }
 
 impl Engine {

@@ -20,6 +20,7 @@ pub mod request;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
+pub mod speculation;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tokenizer;
@@ -31,3 +32,4 @@ pub use request::{
     Band, Caller, Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent,
     TokenLogprob, TopLogprob,
 };
+pub use speculation::Speculation;

@@ -136,6 +136,17 @@ pub struct Engine {
     pub stream_backlog: usize,
     /// A sequence that its client paused for this long is cancelled.
     pub stalled_client_ms: u64,
+    /// `adaptive`: likely next tokens are computed ahead where that saves time; `off`: never. Answers are
+    /// the same.
+    pub speculation: Speculation,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Speculation {
+    #[default]
+    Adaptive,
+    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -212,6 +223,7 @@ impl Default for Engine {
             kv_mib: options.kv_bytes_max >> 20,
             stream_backlog: options.stream_backlog,
             stalled_client_ms: options.stalled_client_max.as_millis() as u64,
+            speculation: Speculation::default(),
         }
     }
 }
@@ -250,6 +262,10 @@ impl Engine {
             kv_bytes_max: self.kv_mib.saturating_mul(1 << 20),
             stream_backlog: self.stream_backlog,
             stalled_client_max: Duration::from_millis(self.stalled_client_ms),
+            speculation: match self.speculation {
+                Speculation::Adaptive => engine::Speculation::Adaptive,
+                Speculation::Off => engine::Speculation::Off,
+            },
             ..engine::EngineOptions::default()
         }
     }

@@ -7,6 +7,7 @@ use super::text::{OutputText, TextPiece};
 use crate::Request;
 use crate::request::{Event, FinishReason, Finished, StopCriteria, Timing, TokenEvent, TokenLogprob};
 use crate::sampler::{Sampler, SamplerScratch, token_logprob};
+use crate::speculation::{Guesser, Wish};
 use crate::tokenizer::Tokenizer;
 
 pub(super) struct ActiveRequest {
@@ -26,6 +27,8 @@ pub(super) struct ActiveRequest {
     arrived: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
+    /// `None` when nothing is guessed.
+    guesser: Option<Guesser>,
 }
 
 /// Log-probabilities of a prompt's tokens, as far as they are known.
@@ -67,6 +70,7 @@ impl ActiveRequest {
         eos_tokens: &[u32],
         stream: EventSender,
         arrived: Instant,
+        guesser: Option<Guesser>,
     ) -> ActiveRequest {
         let Request { max_new_tokens, sampling, stop, logprobs, prompt_logprobs, .. } = request;
         let mut end_tokens = stop.token_ids.clone();
@@ -89,6 +93,7 @@ impl ActiveRequest {
             arrived,
             admitted: None,
             first_token: None,
+            guesser,
         }
     }
 
@@ -155,7 +160,22 @@ impl ActiveRequest {
         let logprob =
             self.logprobs.map(|top| token_logprob(logits, token, top, |id| tokenizer.token_bytes(id)));
         self.stream.send(Event::Token(TokenEvent { token, text, logprob }));
+        if let Some(guesser) = &mut self.guesser {
+            guesser.push(token);
+        }
         self.after_token(token, is_end, matched)
+    }
+
+    /// Guesses there are for the tokens after the last one.
+    pub fn wish(&mut self) -> Wish {
+        // The last token is not worth a guess: it is chosen from the row before.
+        let useful = self.max_new_tokens.saturating_sub(self.generated + 1).min(self.stream.spare_room());
+        self.guesser.as_mut().map_or_else(Wish::default, |guesser| guesser.wish(useful))
+    }
+
+    /// The first `count` of what [`ActiveRequest::wish`] counted.
+    pub fn guesses(&self, count: usize) -> &[u32] {
+        self.guesser.as_ref().map_or(&[], |guesser| guesser.guesses(count))
     }
 
     fn after_token(&self, token: u32, is_end: bool, matched: Option<usize>) -> NextRow {

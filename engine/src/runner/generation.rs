@@ -8,6 +8,7 @@ use std::time::Instant;
 use kernels::{KvCache, Tensor};
 
 use super::active::{ActiveRequest, End, NextRow};
+use super::guessing::Guessing;
 use super::stream::EventSender;
 use super::{Counters, panic_text};
 use crate::batch::{Batch, Decoder};
@@ -15,6 +16,7 @@ use crate::inbox::{Inbox, Queue};
 use crate::request::FinishReason;
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
+use crate::speculation::Guesser;
 use crate::tokenizer::Tokenizer;
 use crate::{EngineOptions, Request};
 
@@ -47,6 +49,7 @@ pub(super) struct GenerationRunner {
     events: Vec<SchedulerEvent>,
     logits: Tensor,
     scratch: SamplerScratch,
+    guessing: Guessing,
 }
 
 impl GenerationRunner {
@@ -82,6 +85,7 @@ impl GenerationRunner {
             events: Vec::new(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
+            guessing: Guessing::new(options.speculation),
         }
     }
 
@@ -91,7 +95,14 @@ impl GenerationRunner {
         let Generation { mut request, stream, arrived, .. } = generation;
         let prompt = std::mem::take(&mut request.prompt);
         let caller = request.caller.clone();
-        let active = ActiveRequest::new(request, &prompt, &self.eos_tokens, stream, arrived);
+        let active = ActiveRequest::new(
+            request,
+            &prompt,
+            &self.eos_tokens,
+            stream,
+            arrived,
+            (!self.guessing.is_off()).then(|| Guesser::new(&prompt)),
+        );
         let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt });
@@ -172,11 +183,13 @@ impl GenerationRunner {
         let before = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
             forward(self.network.as_mut(), &actions.batch, &mut self.kv, &mut self.logits);
-            let rows = actions.batch.tokens.len();
-            self.events.push(SchedulerEvent::Ran { rows, took: before.elapsed() });
+            let (rows, took) = (actions.batch.tokens.len(), before.elapsed());
+            self.events.push(SchedulerEvent::Ran { rows, took });
+            self.guessing.begin_step();
             for (row, output) in actions.outputs.iter().enumerate() {
                 self.answer(row, *output, counters);
             }
+            self.guessing.end_step(actions, took, &mut self.requests, &mut self.events, counters);
         }));
         if let Err(panic) = computed {
             self.fail(&actions.sequences, &panic_text(panic), inbox, counters);
@@ -187,22 +200,28 @@ impl GenerationRunner {
     fn answer(&mut self, row: usize, output: Output, counters: &mut Counters) {
         let Output { id, kind } = output;
         let Some(request) = self.requests.get_mut(&id) else { return };
+        if !self.guessing.is_wanted(output) {
+            return;
+        }
         let logits = self.logits.row_mut(row);
         match kind {
             OutputKind::Prompt { position } => request.score(position, logits, &self.tokenizer),
-            OutputKind::Next => match request.next(logits, &mut self.scratch, &self.tokenizer) {
-                NextRow::Continue(token) => {
-                    counters.generated_tokens += 1;
-                    self.events.push(SchedulerEvent::Sampled { id, token });
+            OutputKind::Next | OutputKind::AfterGuess { .. } => {
+                match request.next(logits, &mut self.scratch, &self.tokenizer) {
+                    NextRow::Continue(token) => {
+                        counters.generated_tokens += 1;
+                        self.guessing.chosen(id, token);
+                        self.events.push(SchedulerEvent::Sampled { id, token });
+                    }
+                    NextRow::Finish(end) => {
+                        counters.finished_requests += 1;
+                        let request = self.requests.remove(&id).expect("it was just used");
+                        counters.generated_tokens += u64::from(end.chose_token);
+                        self.events.push(SchedulerEvent::Ended { id });
+                        request.finish(end, Instant::now());
+                    }
                 }
-                NextRow::Finish(end) => {
-                    counters.finished_requests += 1;
-                    let request = self.requests.remove(&id).expect("it was just used");
-                    counters.generated_tokens += u64::from(end.chose_token);
-                    self.events.push(SchedulerEvent::Ended { id });
-                    request.finish(end, Instant::now());
-                }
-            },
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `generation.rs` | a chat model: scheduler, forward, sampling |
 //! | `active.rs` | one running generation |
+//! | `guessing.rs` | guesses of a step: asked for, compared, counted |
 //! | `text.rs` | tokens to text, stop strings |
 //! | `stream.rs` | the sending end of an event stream |
 //! | `embedding.rs` | an embedding model |
@@ -15,6 +16,7 @@
 mod active;
 mod embedding;
 mod generation;
+mod guessing;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -64,6 +66,8 @@ struct Counters {
     failed_requests: u64,
     preemptions: u64,
     steps: u64,
+    guessed_tokens: u64,
+    accepted_guesses: u64,
 }
 
 impl Runner {
@@ -202,6 +206,8 @@ impl Counters {
             failed_requests: self.failed_requests,
             preemptions: self.preemptions,
             steps: self.steps,
+            guessed_tokens: self.guessed_tokens,
+            accepted_guesses: self.accepted_guesses,
             ..EngineStats::default()
         }
     }

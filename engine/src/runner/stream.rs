@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 use crate::Event;
 
-/// Most events one step can add to one stream: the prompt's log-probabilities and a token.
+/// Events a step may add to any stream: the prompt's log-probabilities and a token. Guesses that turn out
+/// right add more, and are only made when there is room for those too.
 const EVENTS_A_STEP: usize = 2;
 
 /// What both ends of a stream share.
@@ -61,6 +62,11 @@ impl EventSender {
         fence(Ordering::SeqCst);
         // It may have read between the two: then nobody will wake us, but there is room.
         self.events.capacity() >= EVENTS_A_STEP
+    }
+
+    /// Events that fit besides those of any step.
+    pub fn spare_room(&self) -> usize {
+        self.events.capacity().saturating_sub(EVENTS_A_STEP)
     }
 
     /// Sends an event there is room for.

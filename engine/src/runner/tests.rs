@@ -12,7 +12,7 @@ use crate::testing::{
     IM_END, KV_LAYOUT, MockOptions, NextToken, VOCABULARY, chat_model, embedding_model, letters, repeats,
     says, tokens,
 };
-use crate::{EmbedRequest, Engine, EngineError, Request};
+use crate::{EmbedRequest, Engine, EngineError, Request, Speculation};
 
 fn start(next: NextToken) -> Engine {
     start_with(MockOptions { next, ..MockOptions::default() }, EngineOptions::default())
@@ -483,4 +483,53 @@ fn token_ids_of_the_mock_are_bytes() {
     assert_eq!(tokenizer.encode("a é!", false).unwrap(), tokens("a é!"));
     assert_eq!(tokenizer.decode(&tokens("a é!"), false), "a é!");
     assert_eq!(tokenizer.token_id("<|im_end|>"), Some(IM_END));
+}
+
+/// Greedy or sampled, with penalties or stop strings: guesses change nothing but the number of steps.
+#[test]
+fn guesses_change_no_token() {
+    // Says what came 7 tokens before, so that lookups are mostly right, and now and then something else.
+    let next: NextToken = Arc::new(|tokens| match tokens.len() {
+        length if length % 11 == 0 => 97 + (length % 26) as u32,
+        length => tokens[length - 7],
+    });
+    let sampled = SamplingParams { temperature: 1.5, seed: Some(5), ..SamplingParams::default() };
+    let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let penalised = SamplingParams { frequency_penalty: 0.3, ..sampled.clone() };
+    let stopped = StopCriteria { strings: vec!["abc".to_owned()], ..StopCriteria::default() };
+    let rows = [
+        (greedy.clone(), StopCriteria::default(), 120),
+        (sampled, StopCriteria::default(), 120),
+        (penalised, StopCriteria::default(), 50),
+        (greedy.clone(), stopped, 120),
+        (greedy, StopCriteria::default(), 2),
+    ];
+    for (sampling, stop, max_new_tokens) in rows {
+        let run = |speculation| {
+            let options = EngineOptions { speculation, ..EngineOptions::default() };
+            let mock = MockOptions { next: Arc::clone(&next), ..MockOptions::default() };
+            let engine = start_with(mock, options);
+            let request = Request {
+                sampling: sampling.clone(),
+                stop: stop.clone(),
+                max_new_tokens,
+                logprobs: Some(2),
+                ..request("abcdefgabcdefg")
+            };
+            let answer = ask(&engine, request);
+            (answer, engine.stats())
+        };
+        let (plain, steps) = run(Speculation::Off);
+        let (guessed, fewer_steps) = run(Speculation::Always);
+        let logprobs = |answer: &Answer| answer.logprobs.iter().map(|l| l.logprob).collect::<Vec<f32>>();
+        assert_eq!((&guessed.tokens, &guessed.text), (&plain.tokens, &plain.text), "{sampling:?}");
+        assert_eq!(guessed.finished.as_ref().unwrap().reason, plain.finished.as_ref().unwrap().reason);
+        assert_eq!(logprobs(&guessed), logprobs(&plain));
+        assert_eq!(steps.guessed_tokens, 0);
+        assert!(fewer_steps.guessed_tokens >= fewer_steps.accepted_guesses);
+        if sampling.temperature == 0.0 && max_new_tokens > 100 && stop.strings.is_empty() {
+            assert!(fewer_steps.steps * 3 < steps.steps, "{} of {}", fewer_steps.steps, steps.steps);
+            assert!(fewer_steps.accepted_guesses > 60);
+        }
+    }
 }

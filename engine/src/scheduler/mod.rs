@@ -71,6 +71,12 @@ pub enum SchedulerEvent {
         id: SequenceId,
         token: u32,
     },
+    /// What may come after the token sampled last, to be computed with it as far as there is room;
+    /// replaces earlier guesses. Nothing depends on a guess but the time it saves or costs.
+    Guessed {
+        id: SequenceId,
+        tokens: Vec<u32>,
+    },
     /// Finished, failed or cancelled, in whatever state. Its pages are free at once.
     Ended {
         id: SequenceId,
@@ -126,6 +132,8 @@ pub enum OutputKind {
     Prompt { position: usize },
     /// The sequence's next token is to be chosen.
     Next,
+    /// The token after a guess: to be chosen when `guess` is what was chosen from the row before.
+    AfterGuess { guess: u32 },
 }
 
 #[derive(Debug)]
@@ -199,7 +207,12 @@ impl Scheduler {
             }
             SchedulerEvent::Sampled { id, token } => {
                 if let Some(sequence) = self.get_mut(id) {
-                    sequence.tokens.push(token);
+                    sequence.push(token);
+                }
+            }
+            SchedulerEvent::Guessed { id, tokens } => {
+                if let Some(sequence) = self.get_mut(id) {
+                    sequence.guesses = tokens;
                 }
             }
             SchedulerEvent::Ended { id } => self.end(id),
@@ -274,7 +287,7 @@ impl Scheduler {
     fn preempt(&mut self, id: SequenceId, actions: &mut Actions) {
         let mut sequence = self.running.remove(&id).expect("only running sequences are preempted");
         self.pool.release(&mut sequence.pages);
-        sequence.computed = 0;
+        sequence.forget();
         self.waiting.insert(id, sequence);
         actions.preempted.push(id);
     }

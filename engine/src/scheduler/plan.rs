@@ -5,10 +5,11 @@ use kernels::{PAGE_TOKENS, PagedRows};
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Output, OutputKind, Scheduler};
 
-/// Rows granted to a sequence in this step.
+/// Rows granted to a sequence in this step, and guesses that follow them.
 struct Grant {
     id: SequenceId,
     rows: usize,
+    guesses: usize,
 }
 
 impl Scheduler {
@@ -18,19 +19,25 @@ impl Scheduler {
         self.grant_prefills(&mut grants, actions);
         // Whoever was preempted for a stronger sequence after it got its grant has lost it.
         grants.retain(|grant| self.running.contains_key(&grant.id));
-        for Grant { id, rows } in grants {
+        for Grant { id, rows, guesses } in grants {
             let sequence = self.running.get_mut(&id).expect("just retained");
             push_rows(id, sequence, rows, actions);
+            push_guesses(sequence, guesses, actions);
         }
     }
 
-    /// One row for each stream that has a token to go on from.
+    /// One row for each stream that has a token to go on from, and guesses in places left over.
     fn grant_decodes(&mut self, actions: &mut Actions) -> Vec<Grant> {
         let ids = self.runnable(|sequence| sequence.remaining() == 1);
+        // Prompts beside the streams keep their part of the step.
+        let kept = ids.len() + self.limits.mixed_prefill_tokens_max;
+        let mut places = self.limits.step_tokens_max.saturating_sub(kept);
         let mut grants = Vec::with_capacity(ids.len());
         for id in ids {
             if self.reserve(id, 1, actions) == 1 {
-                grants.push(Grant { id, rows: 1 });
+                let guesses = self.running[&id].guesses_that_fit().min(places);
+                places -= guesses;
+                grants.push(Grant { id, rows: 1, guesses });
             }
         }
         grants
@@ -38,11 +45,12 @@ impl Scheduler {
 
     /// Chunks of the prompts being prefilled, out of what the decodes leave of the budget.
     fn grant_prefills(&mut self, grants: &mut Vec<Grant>, actions: &mut Actions) {
-        let mut budget = self.prefill_budget(grants.len());
+        let decodes = grants.iter().map(|grant| grant.rows + grant.guesses).sum();
+        let mut budget = self.prefill_budget(decodes);
         let chunk_max = (budget / 2).max(PAGE_TOKENS);
         let mut scored_left = self.limits.scored_rows_max;
         let mut wanted: Vec<Grant> =
-            self.prefill_order().into_iter().map(|id| Grant { id, rows: 0 }).collect();
+            self.prefill_order().into_iter().map(|id| Grant { id, rows: 0, guesses: 0 }).collect();
         // Everyone gets a chunk before anyone gets what is left over.
         for pass_max in [chunk_max, usize::MAX] {
             for grant in &mut wanted {
@@ -53,10 +61,10 @@ impl Scheduler {
                 budget -= rows;
             }
         }
-        for Grant { id, rows } in wanted {
+        for Grant { id, rows, .. } in wanted {
             let rows = self.reserve(id, rows, actions);
             if rows > 0 {
-                grants.push(Grant { id, rows });
+                grants.push(Grant { id, rows, guesses: 0 });
             }
         }
     }
@@ -118,6 +126,21 @@ fn limit_scored_rows(sequence: &Sequence, before: usize, rows: usize, scored_lef
     let end = scored.end.min(scored.start + scored_before + *scored_left);
     *scored_left -= end - scored.start - scored_before;
     if end < scored.end { end - sequence.computed - before } else { rows }
+}
+
+/// Appends guesses to the rows of the sequence the batch ends with. They count as computed once they
+/// turn out right.
+fn push_guesses(sequence: &mut Sequence, count: usize, actions: &mut Actions) {
+    let Actions { batch, sequences, outputs, .. } = actions;
+    let (Some(rows), Some(&id)) = (batch.sequences.last_mut(), sequences.last()) else { return };
+    for &guess in sequence.take_guesses(count) {
+        let row = batch.tokens.len() as u32;
+        batch.tokens.push(guess);
+        batch.positions.push((rows.past + rows.rows) as u32);
+        rows.rows += 1;
+        batch.logit_rows.push(row);
+        outputs.push(Output { id, kind: OutputKind::AfterGuess { guess } });
+    }
 }
 
 /// Appends `rows` rows of a sequence to the batch and counts them as computed.

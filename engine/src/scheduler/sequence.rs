@@ -1,5 +1,6 @@
 //! One generation as the scheduler sees it: tokens, how many of them are computed, and pages.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ pub(super) struct Sequence {
     /// Tokens whose keys and values are in the cache, those of the step being run included.
     pub computed: usize,
     pub pages: Vec<u32>,
+    /// What may come after the last token.
+    pub guesses: Vec<u32>,
+    /// Guesses computed in the step whose tokens are being chosen, as far as none was wrong.
+    guessed: VecDeque<u32>,
     /// First prompt position whose logits are still wanted; `None` when only the last one's are.
     pub score_from: Option<usize>,
     /// Since when its client has not read.
@@ -49,10 +54,42 @@ impl Sequence {
             tokens: prompt,
             computed: 0,
             pages: Vec::new(),
+            guesses: Vec::new(),
+            guessed: VecDeque::new(),
             score_from: score_prompt.then_some(0),
             paused_since: None,
             admitted: false,
         }
+    }
+
+    /// Goes on with a token. One that was guessed right is computed already; behind a wrong one, what the
+    /// cache holds is overwritten as the sequence goes on.
+    pub fn push(&mut self, token: u32) {
+        match self.guessed.pop_front() == Some(token) {
+            true => self.computed += 1,
+            false => self.guessed.clear(),
+        }
+        self.guesses.clear();
+        self.tokens.push(token);
+    }
+
+    /// Takes the first `count` guesses into the step being planned.
+    pub fn take_guesses(&mut self, count: usize) -> &VecDeque<u32> {
+        self.guessed.clear();
+        self.guessed.extend(self.guesses.drain(..).take(count));
+        &self.guessed
+    }
+
+    /// Its pages are gone: all is to be computed again.
+    pub fn forget(&mut self) {
+        self.computed = 0;
+        self.guesses.clear();
+        self.guessed.clear();
+    }
+
+    /// Guesses that fit into the page of the row before them, so that a guess never needs a page.
+    pub fn guesses_that_fit(&self) -> usize {
+        self.guesses.len().min(PAGE_TOKENS - 1 - self.computed % PAGE_TOKENS)
     }
 
     /// Tokens not yet computed: 1 for a decode, 0 while its last row's token is being chosen.

@@ -19,6 +19,8 @@ struct Client {
     tokens: Vec<u32>,
     scored: usize,
     paused: bool,
+    /// A guess of this step was wrong: so are those after it.
+    guessed_wrong: bool,
 }
 
 struct World {
@@ -32,6 +34,7 @@ struct World {
     arrived: u64,
     admitted: BTreeSet<SequenceId>,
     preemptions: usize,
+    guesses_right: usize,
     now: Duration,
 }
 
@@ -49,6 +52,7 @@ impl World {
             arrived: 0,
             admitted: BTreeSet::new(),
             preemptions: 0,
+            guesses_right: 0,
             now: Duration::ZERO,
         };
         let pages = 2 + world.below(30);
@@ -81,7 +85,15 @@ impl World {
         let score_prompt = self.below(5) == 0;
         self.arrived += 1;
         let tokens = prompt.clone();
-        let client = Client { prompt_tokens, max_new_tokens, score_prompt, tokens, scored: 0, paused: false };
+        let client = Client {
+            prompt_tokens,
+            max_new_tokens,
+            score_prompt,
+            tokens,
+            scored: 0,
+            paused: false,
+            guessed_wrong: false,
+        };
         self.clients.insert(id, client);
         let caller = Caller::default();
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt });
@@ -134,7 +146,8 @@ impl World {
         if decodes > 0 {
             assert!(rows - decodes <= self.limits.mixed_prefill_tokens_max);
         }
-        let scored = actions.outputs.iter().filter(|o| o.kind != OutputKind::Next).count();
+        let is_prompt = |output: &&Output| matches!(output.kind, OutputKind::Prompt { .. });
+        let scored = actions.outputs.iter().filter(is_prompt).count();
         assert!(scored <= self.limits.scored_rows_max);
         assert_eq!(actions.outputs.len(), actions.batch.logit_rows.len());
         assert!(actions.batch.logit_rows.is_sorted_by(|a, b| a < b));
@@ -142,12 +155,12 @@ impl World {
         assert!(!runnable || rows > 0, "an idle step while somebody could run");
     }
 
-    /// Sequences that go on from their last known token.
+    /// Rows of sequences that go on from their last known token.
     fn decodes(&self, actions: &Actions) -> usize {
-        let is_decode = |(rows, id): &(&kernels::PagedRows, &SequenceId)| {
-            rows.rows == 1 && rows.past + 1 == self.clients[*id].tokens.len()
-        };
-        actions.batch.sequences.iter().zip(&actions.sequences).filter(is_decode).count()
+        let is_decode =
+            |(rows, id): &(&kernels::PagedRows, &SequenceId)| rows.past + 1 == self.clients[*id].tokens.len();
+        let decodes = actions.batch.sequences.iter().zip(&actions.sequences).filter(is_decode);
+        decodes.map(|(rows, _)| rows.rows).sum()
     }
 
     /// Every page has one owner or is free, and only running sequences own any.
@@ -174,37 +187,59 @@ impl World {
             for position in 0..rows.past + rows.rows {
                 let page = rows.pages[position / PAGE_TOKENS] as usize;
                 let slot = &mut self.cache[page][position % PAGE_TOKENS];
-                let truth = Some((id, position, client.tokens[position]));
+                // Nothing is true yet of the places of guesses.
+                let truth = client.tokens.get(position).map(|&token| (id, position, token));
                 if position < rows.past {
                     assert_eq!(*slot, truth, "{id:?} reads another's keys");
-                } else {
-                    assert_eq!(*slot, None, "page {page} was not zeroed");
-                    let row = rows.first_row + position - rows.past;
-                    assert_eq!(
-                        (batch.tokens[row], batch.positions[row]),
-                        (client.tokens[position], position as u32)
-                    );
-                    *slot = truth;
+                    continue;
                 }
+                let row = rows.first_row + position - rows.past;
+                let written = Some((id, position, batch.tokens[row]));
+                let own_guess = slot.is_some_and(|(owner, place, _)| (owner, place) == (id, position));
+                assert!(slot.is_none() || own_guess, "page {page} was not zeroed");
+                assert!(written == truth || truth.is_none(), "{id:?} runs another token than its own");
+                assert_eq!(batch.positions[row], position as u32);
+                *slot = written;
             }
         }
         for output in &actions.outputs {
             self.answer(*output);
+        }
+        for &id in &actions.sequences {
+            self.guess(id);
         }
         let rows = batch.tokens.len();
         let took = Duration::from_micros((rows * self.below(5000)) as u64);
         self.events.push(SchedulerEvent::Ran { rows, took });
     }
 
+    /// Says what may come next, right or wrong.
+    fn guess(&mut self, id: SequenceId) {
+        let Some(next) = self.clients.get(&id).map(|client| client.tokens.len()) else { return };
+        let count = self.below(2) * self.below(6);
+        let right = self.below(count + 1);
+        let tokens: Vec<u32> = (0..count).map(|i| token_at(id, next + i) ^ u32::from(i >= right)).collect();
+        if count > 0 {
+            self.events.push(SchedulerEvent::Guessed { id, tokens });
+        }
+    }
+
     fn answer(&mut self, output: Output) {
-        let token = self.below(1000) as u32;
-        let client = self.clients.get_mut(&output.id).expect("outputs belong to live clients");
+        // It ended by an earlier row of this step.
+        let Some(client) = self.clients.get_mut(&output.id) else { return };
+        let token = token_at(output.id, client.tokens.len());
         match output.kind {
+            OutputKind::AfterGuess { guess } if client.tokens.last() != Some(&guess) => {
+                client.guessed_wrong = true;
+            }
+            OutputKind::AfterGuess { .. } if client.guessed_wrong => {}
             OutputKind::Prompt { position } => {
                 assert_eq!(position, client.scored, "prompt rows come once each, in order");
                 client.scored += 1;
             }
-            OutputKind::Next => {
+            OutputKind::Next | OutputKind::AfterGuess { .. } => {
+                client.guessed_wrong = false;
+                self.guesses_right += usize::from(output.kind != OutputKind::Next);
                 let expected = if client.score_prompt { client.prompt_tokens - 1 } else { 0 };
                 assert_eq!(client.scored, expected);
                 client.tokens.push(token);
@@ -232,6 +267,12 @@ impl World {
         assert_eq!(self.scheduler.pool.free(), self.limits.pages);
         assert_eq!(self.scheduler.pool.dirty(), 0, "an idle scheduler leaves nothing unscrubbed");
     }
+}
+
+/// What the model would say, whatever the rest of the step.
+fn token_at(id: SequenceId, position: usize) -> u32 {
+    let bits = CounterRandom::new(id.0).bits(position as u64);
+    (bits % 1000) as u32
 }
 
 fn limits(pages: usize) -> SchedulerLimits {
@@ -270,16 +311,20 @@ fn simulation_keeps_every_invariant() {
         Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("SCHEDULER_SEED is a number"),
         Err(_) => 0..1000,
     };
-    let (mut arrived, mut preemptions) = (0, 0);
+    let (mut arrived, mut preemptions, mut guesses_right) = (0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| simulate(seed))
             .unwrap_or_else(|_| panic!("replay with SCHEDULER_SEED={seed} cargo test -p engine simulation"));
         arrived += world.arrived;
         preemptions += world.preemptions;
+        guesses_right += world.guesses_right;
     }
-    println!("{arrived} arrivals, {preemptions} preemptions");
+    println!("{arrived} arrivals, {preemptions} preemptions, {guesses_right} right guesses");
     if seeds.end - seeds.start > 1 {
-        assert!(arrived > 10_000 && preemptions > 1_000, "the simulation lost its teeth");
+        assert!(
+            arrived > 10_000 && preemptions > 1_000 && guesses_right > 10_000,
+            "the simulation lost its teeth"
+        );
     }
 }
 

@@ -139,6 +139,8 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
         ),
         ("janus_engine_failed_requests_total", "Sequences that the model failed.", engine.failed_requests),
         ("janus_engine_preemptions_total", "Sequences put back to wait.", engine.preemptions),
+        ("janus_engine_guessed_tokens_total", "Tokens computed ahead on a guess.", engine.guessed_tokens),
+        ("janus_engine_accepted_guesses_total", "Guesses that came true.", engine.accepted_guesses),
         ("janus_engine_steps_total", "Forward steps.", engine.steps),
     ];
     let gauges = gauges.map(|(name, help, value)| (name, gauge, help, value as u64));
