@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub embed_waiting_tokens_max: usize,
     /// Memory for keys and values of each chat model.
     pub kv_bytes_max: usize,
+    /// Keep full pages of ended requests for those of the same tenant that begin with the same tokens.
+    pub prefix_cache: bool,
     /// Events buffered for a client that reads slowly; a full buffer pauses that sequence only.
     pub stream_backlog: usize,
     /// A sequence paused this long by its client is cancelled.
@@ -61,6 +63,7 @@ impl Default for EngineOptions {
             mixed_embed_time_max: Duration::from_millis(25),
             embed_waiting_tokens_max: 1 << 22,
             kv_bytes_max: 1 << 30,
+            prefix_cache: true,
             stream_backlog: 64,
             stalled_client_max: Duration::from_secs(60),
             speculation: Speculation::default(),
@@ -172,9 +175,14 @@ pub struct EngineStats {
     pub waiting_tokens: usize,
     pub running_sequences: usize,
     pub kv_pages_total: usize,
+    /// Pages that sequences own.
     pub kv_pages_used: usize,
+    /// Pages kept for prefixes to come, owned by nobody.
+    pub kv_pages_cached: usize,
     pub embed_inputs_waiting: usize,
     pub prompt_tokens: u64,
+    /// Those of them that were found in the cache.
+    pub reused_prompt_tokens: u64,
     pub generated_tokens: u64,
     pub embedded_tokens: u64,
     pub finished_requests: u64,
@@ -182,6 +190,8 @@ pub struct EngineStats {
     /// Ended by a failure of the model.
     pub failed_requests: u64,
     pub preemptions: u64,
+    /// Cached pages given up for new ones.
+    pub kv_evictions: u64,
     pub steps: u64,
     /// Tokens guessed and computed ahead, and those that turned out right.
     pub guessed_tokens: u64,

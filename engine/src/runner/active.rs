@@ -22,6 +22,8 @@ pub(super) struct ActiveRequest {
     /// Present until the prompt is scored, when that is asked for.
     prompt_scores: Option<PromptScores>,
     prompt_tokens: usize,
+    /// Prompt tokens that were found in the cache.
+    reused_tokens: usize,
     generated: usize,
     paused: bool,
     arrived: Instant,
@@ -88,6 +90,7 @@ impl ActiveRequest {
             logprobs,
             prompt_scores: prompt_logprobs.map(scores),
             prompt_tokens: prompt.len(),
+            reused_tokens: 0,
             generated: 0,
             paused: false,
             arrived,
@@ -111,6 +114,11 @@ impl ActiveRequest {
 
     pub fn admit(&mut self, now: Instant) {
         self.admitted = Some(now);
+    }
+
+    /// So many more prompt tokens were found in the cache.
+    pub fn reuse(&mut self, tokens: usize) {
+        self.reused_tokens += tokens;
     }
 
     /// Whether nobody reads it any more.
@@ -199,7 +207,7 @@ impl ActiveRequest {
             reason: end.reason,
             text,
             prompt_tokens: self.prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens: self.reused_tokens,
             completion_tokens: self.generated,
             stop_string: end.stop_string,
             timing: self.timing(now),

@@ -13,7 +13,8 @@ use super::stream::EventSender;
 use super::{Counters, panic_text};
 use crate::batch::{Batch, Decoder};
 use crate::inbox::{Inbox, Queue};
-use crate::request::FinishReason;
+use crate::pages::{ChainHash, PagePool, PrefixScope};
+use crate::request::{Caller, FinishReason};
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 use crate::speculation::Guesser;
@@ -45,6 +46,8 @@ pub(super) struct GenerationRunner {
     started: Instant,
     requests: BTreeMap<SequenceId, ActiveRequest>,
     next_id: u64,
+    /// Where the names of public prefixes begin.
+    public_root: ChainHash,
     /// What the scheduler has not been told yet.
     events: Vec<SchedulerEvent>,
     logits: Tensor,
@@ -71,6 +74,7 @@ impl GenerationRunner {
             scored_rows_max: SCORED_ROWS_MAX,
             scrub_pages_max: SCRUB_PAGES_MAX,
             idle_scrub_pages_max: IDLE_SCRUB_PAGES_MAX,
+            share_prefixes: options.prefix_cache,
             stalled_client_max: options.stalled_client_max,
         };
         GenerationRunner {
@@ -82,6 +86,7 @@ impl GenerationRunner {
             started,
             requests: BTreeMap::new(),
             next_id: 0,
+            public_root: ChainHash::public_root(b""),
             events: Vec::new(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
@@ -105,7 +110,17 @@ impl GenerationRunner {
         );
         let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
-        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt });
+        let scope = self.scope(&caller);
+        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
+    }
+
+    /// Whose cached pages a request may share: its tenant's, as the gateway has authenticated it.
+    fn scope(&self, caller: &Caller) -> PrefixScope {
+        PrefixScope {
+            root: ChainHash::tenant_root(b"", &caller.tenant),
+            public_root: self.public_root,
+            public_tokens: 0,
+        }
     }
 
     /// Runs one step. Returns whether there was anything to do.
@@ -131,9 +146,8 @@ impl GenerationRunner {
         self.scheduler.next_deadline().map(|deadline| self.started + deadline)
     }
 
-    /// Pages of the cache: all, and those owned by sequences.
-    pub fn pages(&self) -> (usize, usize) {
-        (self.scheduler.pages().total(), self.scheduler.pages().used())
+    pub fn pages(&self) -> &PagePool {
+        self.scheduler.pages()
     }
 
     pub fn running(&self) -> usize {
@@ -169,6 +183,12 @@ impl GenerationRunner {
                 request.admit(now);
                 counters.prompt_tokens += request.prompt_tokens() as u64;
                 inbox.leave(Queue::Generate, request.prompt_tokens());
+            }
+        }
+        for reused in &actions.reused {
+            if let Some(request) = self.requests.get_mut(&reused.id) {
+                request.reuse(reused.tokens);
+                counters.reused_prompt_tokens += reused.tokens as u64;
             }
         }
         counters.preemptions += actions.preempted.len() as u64;

@@ -59,6 +59,7 @@ enum ModelRunner {
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     prompt_tokens: u64,
+    reused_prompt_tokens: u64,
     generated_tokens: u64,
     embedded_tokens: u64,
     finished_requests: u64,
@@ -177,9 +178,11 @@ impl Runner {
         for model in &self.models {
             match model {
                 ModelRunner::Generate(runner) => {
-                    let (total, used) = runner.pages();
-                    stats.kv_pages_total += total;
-                    stats.kv_pages_used += used;
+                    let pages = runner.pages();
+                    stats.kv_pages_total += pages.total();
+                    stats.kv_pages_used += pages.used();
+                    stats.kv_pages_cached += pages.cached();
+                    stats.kv_evictions += pages.evictions();
                     stats.running_sequences += runner.running();
                 }
                 ModelRunner::Embed(runner) => stats.embed_inputs_waiting += runner.inputs_waiting(),
@@ -199,6 +202,7 @@ impl Counters {
     fn stats(&self) -> EngineStats {
         EngineStats {
             prompt_tokens: self.prompt_tokens,
+            reused_prompt_tokens: self.reused_prompt_tokens,
             generated_tokens: self.generated_tokens,
             embedded_tokens: self.embedded_tokens,
             finished_requests: self.finished_requests,

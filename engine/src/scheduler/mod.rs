@@ -15,10 +15,12 @@
 //! | `sequence.rs` | one generation's state |
 //! | `pace.rs` | how many tokens fit into a step's time |
 //! | `plan.rs` | who gets how many rows of a step, and the pages for them |
+//! | `prefix.rs` | pages of prefixes that were computed before, or are right now |
 //! | `simulation.rs` | seeded tests over arrivals, cancels, pauses and full memory |
 
 mod pace;
 mod plan;
+mod prefix;
 mod sequence;
 #[cfg(test)]
 mod simulation;
@@ -27,11 +29,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use self::pace::Pace;
+pub use self::prefix::Reused;
 pub use self::sequence::SequenceId;
 use self::sequence::{Sequence, Weakness};
 use crate::Caller;
 use crate::batch::Batch;
-use crate::pages::PagePool;
+use crate::pages::{PagePool, PrefixScope};
 
 /// Bounds of one scheduler. [`Scheduler::new`] raises `step_tokens_max` where it must.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +53,8 @@ pub struct SchedulerLimits {
     /// Freed pages zeroed beside a step, and when there is nothing else to do.
     pub scrub_pages_max: usize,
     pub idle_scrub_pages_max: usize,
+    /// Keep full pages for those who come with the same tokens.
+    pub share_prefixes: bool,
     /// A sequence paused this long is reported in [`Actions::stalled`].
     pub stalled_client_max: Duration,
 }
@@ -65,6 +70,8 @@ pub enum SchedulerEvent {
         prompt: Vec<u32>,
         /// Whether the logits of all prompt rows are wanted.
         score_prompt: bool,
+        /// Whose pages it may share.
+        scope: PrefixScope,
     },
     /// The token chosen for a [`OutputKind::Next`] row; the sequence goes on with it.
     Sampled {
@@ -88,7 +95,8 @@ pub enum SchedulerEvent {
     Resumed {
         id: SequenceId,
     },
-    /// A batch of so many rows took this long.
+    /// The last step's batch of so many rows took this long. Comes before what follows from its outputs;
+    /// without it, the step has failed and its sequences have ended.
     Ran {
         rows: usize,
         took: Duration,
@@ -104,6 +112,8 @@ pub struct Actions {
     pub sequences: Vec<SequenceId>,
     /// One entry for each of `batch.logit_rows`.
     pub outputs: Vec<Output>,
+    /// Prompt tokens that need not be computed; for some sequences again and again.
+    pub reused: Vec<Reused>,
     /// Sequences that run for the first time.
     pub admitted: Vec<SequenceId>,
     /// Sequences that lost their pages and will be computed again.
@@ -201,9 +211,9 @@ impl Scheduler {
 
     fn apply(&mut self, now: Duration, event: SchedulerEvent) {
         match event {
-            SchedulerEvent::Arrived { id, caller, prompt, score_prompt } => {
+            SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope } => {
                 assert!(!prompt.is_empty(), "requests with an empty prompt are refused");
-                self.waiting.insert(id, Sequence::new(caller, prompt, score_prompt));
+                self.waiting.insert(id, Sequence::new(caller, prompt, score_prompt, scope));
             }
             SchedulerEvent::Sampled { id, token } => {
                 if let Some(sequence) = self.get_mut(id) {
@@ -226,7 +236,10 @@ impl Scheduler {
                     sequence.paused_since = None;
                 }
             }
-            SchedulerEvent::Ran { rows, took } => self.pace.observe(rows, took),
+            SchedulerEvent::Ran { rows, took } => {
+                self.pace.observe(rows, took);
+                self.seal_filled_pages();
+            }
         }
     }
 
@@ -248,12 +261,13 @@ impl Scheduler {
     /// sequence whose client does not read gives up its place to one whose client does.
     fn admit(&mut self, actions: &mut Actions) {
         while let Some(id) = self.first_admissible() {
-            if self.has_room_for(&self.waiting[&id]) {
+            if self.has_room_for(id) {
                 let mut sequence = self.waiting.remove(&id).expect("just found there");
                 if !std::mem::replace(&mut sequence.admitted, true) {
                     actions.admitted.push(id);
                 }
                 self.running.insert(id, sequence);
+                self.reuse(id, actions);
             } else if let Some(victim) = self.weakest().filter(|victim| self.running[victim].is_paused()) {
                 self.preempt(victim, actions);
             } else {
@@ -266,13 +280,16 @@ impl Scheduler {
         self.waiting.iter().find(|(_, sequence)| !sequence.is_paused()).map(|(&id, _)| id)
     }
 
-    /// Whether there is a place, and pages for all known tokens of `sequence` beside what running
+    /// Whether there is a place, and pages for all known tokens of a waiting sequence beside what running
     /// prompts still need and one page of growth for each.
-    fn has_room_for(&self, sequence: &Sequence) -> bool {
+    fn has_room_for(&mut self, id: SequenceId) -> bool {
+        if self.running.len() >= self.limits.running_sequences_max {
+            return false;
+        }
         let promised: usize = self.running.values().map(|s| s.pages_lacking(s.tokens.len())).sum();
-        let needed = sequence.pages_lacking(sequence.tokens.len());
-        self.running.len() < self.limits.running_sequences_max
-            && needed + promised + self.running.len() <= self.pool.free()
+        let sequence = &self.waiting[&id];
+        let needed = sequence.pages_lacking(sequence.tokens.len()) - self.pages_shared_with_running(id);
+        needed + promised + self.running.len() <= self.pool.free()
     }
 
     /// The one that gives way first.

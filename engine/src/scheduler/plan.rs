@@ -1,9 +1,13 @@
 //! One step's rows: decodes first, then chunks of prompts; pages for them; the batch.
 
+use std::collections::HashSet;
+
 use kernels::{PAGE_TOKENS, PagedRows};
 
+use super::prefix::Candidate;
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Output, OutputKind, Scheduler};
+use crate::pages::ChainHash;
 
 /// Rows granted to a sequence in this step, and guesses that follow them.
 struct Grant {
@@ -15,6 +19,7 @@ struct Grant {
 impl Scheduler {
     /// Fills `actions.batch` with the next step.
     pub(super) fn plan(&mut self, actions: &mut Actions) {
+        self.reuse_for_running(actions);
         let mut grants = self.grant_decodes(actions);
         self.grant_prefills(&mut grants, actions);
         // Whoever was preempted for a stronger sequence after it got its grant has lost it.
@@ -47,26 +52,59 @@ impl Scheduler {
     fn grant_prefills(&mut self, grants: &mut Vec<Grant>, actions: &mut Actions) {
         let decodes = grants.iter().map(|grant| grant.rows + grant.guesses).sum();
         let mut budget = self.prefill_budget(decodes);
-        let chunk_max = (budget / 2).max(PAGE_TOKENS);
+        let order = self.prefill_order();
+        let candidates = self.candidates(order);
+        let (leaders, followers) =
+            candidates.split_at(candidates.partition_point(|candidate| candidate.follows.is_none()));
+        let rows = self.share_out(leaders, &mut budget);
+        // Names of the pages that are being computed in this step.
+        let mut begun = HashSet::new();
+        for (leader, rows) in leaders.iter().zip(rows) {
+            self.grant(leader, rows, &mut begun, grants, actions);
+        }
+        for follower in followers {
+            let is_led = follower.follows.is_some_and(|hash| begun.contains(&hash));
+            // Whom it would follow may have been preempted for it, or it for another.
+            if let Some(sequence) = self.running.get(&follower.id).filter(|_| !is_led) {
+                let rows = sequence.remaining().min(budget);
+                budget -= self.grant(follower, rows, &mut begun, grants, actions);
+            }
+        }
+    }
+
+    /// How many rows each of these prompts gets.
+    fn share_out(&self, candidates: &[Candidate], budget: &mut usize) -> Vec<usize> {
+        let chunk_max = (*budget / 2).max(PAGE_TOKENS);
         let mut scored_left = self.limits.scored_rows_max;
-        let mut wanted: Vec<Grant> =
-            self.prefill_order().into_iter().map(|id| Grant { id, rows: 0, guesses: 0 }).collect();
+        let mut shares = vec![0; candidates.len()];
         // Everyone gets a chunk before anyone gets what is left over.
         for pass_max in [chunk_max, usize::MAX] {
-            for grant in &mut wanted {
-                let sequence = &self.running[&grant.id];
-                let rows = (sequence.remaining() - grant.rows).min(pass_max).min(budget);
-                let rows = limit_scored_rows(sequence, grant.rows, rows, &mut scored_left);
-                grant.rows += rows;
-                budget -= rows;
+            for (candidate, share) in candidates.iter().zip(&mut shares) {
+                let sequence = &self.running[&candidate.id];
+                let rows = (sequence.remaining() - *share).min(pass_max).min(*budget);
+                let rows = limit_scored_rows(sequence, *share, rows, &mut scored_left);
+                *share += rows;
+                *budget -= rows;
             }
         }
-        for Grant { id, rows, .. } in wanted {
-            let rows = self.reserve(id, rows, actions);
-            if rows > 0 {
-                grants.push(Grant { id, rows, guesses: 0 });
-            }
+        shares
+    }
+
+    /// Grants as many of `rows` rows as there are pages for, and returns how many.
+    fn grant(
+        &mut self,
+        candidate: &Candidate,
+        rows: usize,
+        begun: &mut HashSet<ChainHash>,
+        grants: &mut Vec<Grant>,
+        actions: &mut Actions,
+    ) -> usize {
+        let rows = self.reserve(candidate.id, rows, actions);
+        if rows > 0 {
+            begun.extend(candidate.begins);
+            grants.push(Grant { id: candidate.id, rows, guesses: 0 });
         }
+        rows
     }
 
     /// Prompt tokens for a step with so many decodes.
@@ -167,4 +205,5 @@ fn push_rows(id: SequenceId, sequence: &mut Sequence, rows: usize, actions: &mut
         outputs.push(Output { id, kind: OutputKind::Next });
     }
     sequence.computed = end;
+    sequence.prompt_reached = sequence.prompt_reached.max(end.min(sequence.prompt_tokens));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kernels::PAGE_TOKENS;
 
+use crate::pages::{Chain, PrefixScope};
 use crate::{Band, Caller};
 
 /// Names a sequence within one scheduler. Ids ascend with arrival, so an id is also its rank: the
@@ -27,6 +28,12 @@ pub(super) struct Sequence {
     pub guesses: Vec<u32>,
     /// Guesses computed in the step whose tokens are being chosen, as far as none was wrong.
     guessed: VecDeque<u32>,
+    /// How many of `pages`, from the first on, are sealed: full, and never written again.
+    pub sealed: usize,
+    /// Names of its full pages.
+    pub chain: Chain,
+    /// Prompt tokens that were ever computed or found: those after a preemption count once.
+    pub prompt_reached: usize,
     /// First prompt position whose logits are still wanted; `None` when only the last one's are.
     pub score_from: Option<usize>,
     /// Since when its client has not read.
@@ -47,7 +54,7 @@ pub(super) struct Weakness {
 }
 
 impl Sequence {
-    pub fn new(caller: Caller, prompt: Vec<u32>, score_prompt: bool) -> Sequence {
+    pub fn new(caller: Caller, prompt: Vec<u32>, score_prompt: bool, scope: PrefixScope) -> Sequence {
         Sequence {
             caller,
             prompt_tokens: prompt.len(),
@@ -56,6 +63,9 @@ impl Sequence {
             pages: Vec::new(),
             guesses: Vec::new(),
             guessed: VecDeque::new(),
+            sealed: 0,
+            chain: Chain::new(scope),
+            prompt_reached: 0,
             score_from: score_prompt.then_some(0),
             paused_since: None,
             admitted: false,
@@ -83,6 +93,7 @@ impl Sequence {
     /// Its pages are gone: all is to be computed again.
     pub fn forget(&mut self) {
         self.computed = 0;
+        self.sealed = 0;
         self.guesses.clear();
         self.guessed.clear();
     }

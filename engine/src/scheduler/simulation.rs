@@ -2,25 +2,56 @@
 //! who wrote what. `SCHEDULER_SEED=n cargo test -p engine simulation` replays one seed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use kernels::PAGE_TOKENS;
 
 use super::*;
+use crate::pages::ChainHash;
 use crate::sampler::random::CounterRandom;
 
-/// What a slot of the cache holds: whose token it is, and where it stands.
-type Slot = Option<(SequenceId, usize, u32)>;
+/// What a slot of the cache holds: a digest of the token, of all before it and of who may read it; and
+/// who wrote it.
+type Slot = Option<(u64, SequenceId)>;
 
 struct Client {
     prompt_tokens: usize,
     max_new_tokens: usize,
     score_prompt: bool,
     tokens: Vec<u32>,
+    scope: PrefixScope,
+    /// What the slot of each of `tokens` holds.
+    digests: Vec<u64>,
+    /// Prompt tokens that were found in the cache.
+    reused: usize,
     scored: usize,
     paused: bool,
     /// A guess of this step was wrong: so are those after it.
     guessed_wrong: bool,
+}
+
+impl Client {
+    fn push(&mut self, token: u32) {
+        self.digests.push(self.digest(&self.digests, token));
+        self.tokens.push(token);
+    }
+
+    /// What the slot of a token holds after those of `before`.
+    fn digest(&self, before: &[u64], token: u32) -> u64 {
+        let PrefixScope { root, public_root, public_tokens } = self.scope;
+        let public = public_tokens / PAGE_TOKENS * PAGE_TOKENS;
+        let reader = if before.len() < public { public_root } else { root };
+        let mut hasher = DefaultHasher::new();
+        (reader.0, before.last(), token).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Who may share with whom: two tenants, and what is public for both.
+fn scope(tenant: usize, public_tokens: usize) -> PrefixScope {
+    let (root, public_root) = (ChainHash([tenant as u8; 32]), ChainHash([255; 32]));
+    PrefixScope { root, public_root, public_tokens }
 }
 
 struct World {
@@ -32,9 +63,13 @@ struct World {
     clients: BTreeMap<SequenceId, Client>,
     events: Vec<SchedulerEvent>,
     arrived: u64,
+    /// Prompts, some of which others begin with.
+    spoken: Vec<Vec<u32>>,
+    public: Vec<u32>,
     admitted: BTreeSet<SequenceId>,
     preemptions: usize,
     guesses_right: usize,
+    reused: usize,
     now: Duration,
 }
 
@@ -50,9 +85,12 @@ impl World {
             clients: BTreeMap::new(),
             events: Vec::new(),
             arrived: 0,
+            spoken: Vec::new(),
+            public: (2000..2070).collect(),
             admitted: BTreeSet::new(),
             preemptions: 0,
             guesses_right: 0,
+            reused: 0,
             now: Duration::ZERO,
         };
         let pages = 2 + world.below(30);
@@ -62,6 +100,7 @@ impl World {
             mixed_prefill_tokens_max: 1 + world.below(100),
             prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
             mixed_prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
+            share_prefixes: world.below(8) > 0,
             ..limits(pages)
         };
         world.scheduler = Scheduler::new(world.limits);
@@ -81,22 +120,44 @@ impl World {
         let prompt_tokens = 1 + self.below(room - 1);
         let max_new_tokens = 1 + self.below((capacity - prompt_tokens).min(80));
         let id = SequenceId(self.arrived);
-        let prompt: Vec<u32> = (0..prompt_tokens).map(|_| self.below(1000) as u32).collect();
+        let prompt = self.prompt(prompt_tokens);
+        let public_tokens = prompt.iter().zip(&self.public).take_while(|(a, b)| a == b).count();
+        let scope = scope(self.below(2), public_tokens);
         let score_prompt = self.below(5) == 0;
         self.arrived += 1;
-        let tokens = prompt.clone();
-        let client = Client {
+        let mut client = Client {
             prompt_tokens,
             max_new_tokens,
             score_prompt,
-            tokens,
+            scope,
+            tokens: Vec::new(),
+            digests: Vec::new(),
+            reused: 0,
             scored: 0,
             paused: false,
             guessed_wrong: false,
         };
+        prompt.iter().for_each(|&token| client.push(token));
         self.clients.insert(id, client);
         let caller = Caller::default();
-        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt });
+        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
+    }
+
+    /// Tokens of which the first may be those of something said before, or public.
+    fn prompt(&mut self, length: usize) -> Vec<u32> {
+        let from = match (self.below(4), self.spoken.len()) {
+            (0, _) => self.public.clone(),
+            (1 | 2, said) if said > 0 => {
+                let index = self.below(said);
+                self.spoken[index].clone()
+            }
+            _ => Vec::new(),
+        };
+        let common = self.below(from.len() + 1).max(self.below(from.len() + 1)).min(length);
+        let mut prompt = from[..common].to_vec();
+        prompt.extend((common..length).map(|_| self.below(1000) as u32));
+        self.spoken.push(prompt.clone());
+        prompt
     }
 
     /// Ends, pauses or resumes somebody.
@@ -119,7 +180,9 @@ impl World {
     }
 
     fn end(&mut self, id: SequenceId) {
-        self.clients.remove(&id);
+        let client = self.clients.remove(&id).expect("a live client");
+        // The next turn of the conversation.
+        self.spoken.push(client.tokens);
         self.events.push(SchedulerEvent::Ended { id });
     }
 
@@ -129,6 +192,12 @@ impl World {
         self.preemptions += actions.preempted.len();
         for &id in &actions.admitted {
             assert!(self.admitted.insert(id), "{id:?} is admitted twice");
+        }
+        for &Reused { id, tokens } in &actions.reused {
+            self.reused += tokens;
+            let client = self.clients.get_mut(&id).expect("a live client");
+            client.reused += tokens;
+            assert!(client.reused < client.prompt_tokens, "something is left to compute");
         }
         for &page in &actions.zero {
             self.cache[page as usize] = [None; PAGE_TOKENS];
@@ -163,18 +232,25 @@ impl World {
         decodes.map(|(rows, _)| rows.rows).sum()
     }
 
-    /// Every page has one owner or is free, and only running sequences own any.
+    /// Every page is free or owned by running sequences that may all read it.
     fn check_pages(&self) {
-        let mut owned = BTreeSet::new();
-        for sequence in self.scheduler.running.values() {
+        let mut owners = vec![0; self.limits.pages];
+        for (id, sequence) in &self.scheduler.running {
             assert!(sequence.computed <= sequence.pages.len() * PAGE_TOKENS);
-            for &page in &sequence.pages {
-                assert!(owned.insert(page), "page {page} is shared");
+            for (index, &page) in sequence.pages.iter().enumerate() {
+                owners[page as usize] += 1;
+                if index < sequence.sealed {
+                    let last = (index + 1) * PAGE_TOKENS - 1;
+                    let slot = self.cache[page as usize][PAGE_TOKENS - 1].map(|slot| slot.0);
+                    assert_eq!(slot, Some(self.clients[id].digests[last]), "{id:?} owns another's page");
+                }
             }
         }
         assert!(self.scheduler.waiting.values().all(|sequence| sequence.pages.is_empty()));
-        assert_eq!(owned.len(), self.scheduler.pool.used(), "pages leaked");
         assert!(self.scheduler.running.len() <= self.limits.running_sequences_max);
+        for page in self.scheduler.pool.check(&owners) {
+            assert_eq!(self.cache[page as usize], [None; PAGE_TOKENS], "page {page} is not zero");
+        }
     }
 
     /// Plays the model: reads the whole past through the pages, writes the new rows, answers outputs.
@@ -184,22 +260,31 @@ impl World {
         for (rows, &id) in batch.sequences.iter().zip(&actions.sequences) {
             let client = &self.clients[&id];
             assert!(!client.paused, "{id:?} runs although its client does not read");
+            let mut digests = client.digests[..rows.past].to_vec();
             for position in 0..rows.past + rows.rows {
                 let page = rows.pages[position / PAGE_TOKENS] as usize;
                 let slot = &mut self.cache[page][position % PAGE_TOKENS];
-                // Nothing is true yet of the places of guesses.
-                let truth = client.tokens.get(position).map(|&token| (id, position, token));
                 if position < rows.past {
-                    assert_eq!(*slot, truth, "{id:?} reads another's keys");
+                    assert_eq!(
+                        slot.map(|slot| slot.0),
+                        Some(digests[position]),
+                        "{id:?} reads another's keys"
+                    );
                     continue;
                 }
                 let row = rows.first_row + position - rows.past;
-                let written = Some((id, position, batch.tokens[row]));
-                let own_guess = slot.is_some_and(|(owner, place, _)| (owner, place) == (id, position));
+                let written = client.digest(&digests, batch.tokens[row]);
+                // Nothing is true yet of the places of guesses.
+                let truth = client.digests.get(position);
+                assert!(
+                    truth.is_none_or(|&truth| truth == written),
+                    "{id:?} runs another token than its own"
+                );
+                let own_guess = slot.is_some_and(|(_, writer)| writer == id);
                 assert!(slot.is_none() || own_guess, "page {page} was not zeroed");
-                assert!(written == truth || truth.is_none(), "{id:?} runs another token than its own");
                 assert_eq!(batch.positions[row], position as u32);
-                *slot = written;
+                *slot = Some((written, id));
+                digests.push(written);
             }
         }
         for output in &actions.outputs {
@@ -242,7 +327,7 @@ impl World {
                 self.guesses_right += usize::from(output.kind != OutputKind::Next);
                 let expected = if client.score_prompt { client.prompt_tokens - 1 } else { 0 };
                 assert_eq!(client.scored, expected);
-                client.tokens.push(token);
+                client.push(token);
                 if client.tokens.len() == client.prompt_tokens + client.max_new_tokens {
                     self.end(output.id);
                 } else {
@@ -286,6 +371,7 @@ fn limits(pages: usize) -> SchedulerLimits {
         scored_rows_max: 16,
         scrub_pages_max: 2,
         idle_scrub_pages_max: 4,
+        share_prefixes: true,
         stalled_client_max: Duration::from_secs(1),
     }
 }
@@ -311,26 +397,31 @@ fn simulation_keeps_every_invariant() {
         Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("SCHEDULER_SEED is a number"),
         Err(_) => 0..1000,
     };
-    let (mut arrived, mut preemptions, mut guesses_right) = (0, 0, 0);
+    let (mut arrived, mut preemptions, mut guesses_right, mut reused) = (0, 0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| simulate(seed))
             .unwrap_or_else(|_| panic!("replay with SCHEDULER_SEED={seed} cargo test -p engine simulation"));
         arrived += world.arrived;
         preemptions += world.preemptions;
         guesses_right += world.guesses_right;
+        reused += world.reused;
     }
-    println!("{arrived} arrivals, {preemptions} preemptions, {guesses_right} right guesses");
+    println!("{arrived} arrivals, {preemptions} preemptions");
+    println!("{guesses_right} right guesses, {reused} prompt tokens reused");
     if seeds.end - seeds.start > 1 {
         assert!(
             arrived > 10_000 && preemptions > 1_000 && guesses_right > 10_000,
             "the simulation lost its teeth"
         );
+        assert!(reused > 100_000, "and the prefix cache its use");
     }
 }
 
 fn arrival(id: u64, prompt_tokens: usize) -> SchedulerEvent {
+    // Prompts that have nothing in common.
+    let prompt = (0..prompt_tokens as u32).map(|i| id as u32 * 100_000 + i).collect();
     let (id, caller) = (SequenceId(id), Caller::default());
-    SchedulerEvent::Arrived { id, caller, prompt: vec![1; prompt_tokens], score_prompt: false }
+    SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope: scope(0, 0) }
 }
 
 fn sample_all(actions: &Actions) -> Vec<SchedulerEvent> {

@@ -1,0 +1,176 @@
+//! Names of full pages: a SHA-256 chain over their tokens, so that equal names mean equal keys and
+//! values.
+//!
+//! A page's name covers its own tokens and, through its parent's name, everything before them. The
+//! chain begins with a root that holds the model and the tenant, so a name can only be found by who has
+//! authenticated as that tenant; nothing a client sends goes into a root. Pages of a prefix the operator
+//! made public have a root of their own, and a tenant's pages behind one leave it by way of the tenant's
+//! root. Source: vLLM's prefix caching, with the salt it lacked in CVE-2025-46570.
+
+use std::fmt;
+
+use kernels::PAGE_TOKENS;
+use sha2::{Digest, Sha256};
+
+/// Name of a full page, or of a chain's root.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainHash(pub [u8; 32]);
+
+/// What goes into a hash first, so that none can be taken for one of another kind.
+#[derive(Clone, Copy)]
+enum Kind {
+    Tenant = 1,
+    Public = 2,
+    Page = 3,
+    /// From a public prefix into a tenant's own pages.
+    Leave = 4,
+}
+
+fn digest(kind: Kind, parts: &[&[u8]]) -> ChainHash {
+    let mut hasher = Sha256::new();
+    hasher.update([kind as u8]);
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    ChainHash(hasher.finalize().into())
+}
+
+impl ChainHash {
+    /// Where a tenant's chains begin; `model` tells apart models whose keys and values differ.
+    pub fn tenant_root(model: &[u8], tenant: &str) -> ChainHash {
+        digest(Kind::Tenant, &[model, tenant.as_bytes()])
+    }
+
+    /// Where the chains of public prefixes begin.
+    pub fn public_root(model: &[u8]) -> ChainHash {
+        digest(Kind::Public, &[model])
+    }
+
+    /// The name of the page that holds `tokens` after this one.
+    fn page(&self, tokens: &[u32]) -> ChainHash {
+        let mut bytes = [0; PAGE_TOKENS * 4];
+        for (bytes, token) in bytes.chunks_exact_mut(4).zip(tokens) {
+            bytes.copy_from_slice(&token.to_le_bytes());
+        }
+        digest(Kind::Page, &[&self.0, &bytes])
+    }
+}
+
+impl fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Whose pages a sequence may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixScope {
+    /// Root of the tenant.
+    pub root: ChainHash,
+    /// Root of public prefixes, and how many of the sequence's first tokens are one.
+    pub public_root: ChainHash,
+    pub public_tokens: usize,
+}
+
+/// The names of one sequence's full pages, made as they are asked for.
+#[derive(Debug)]
+pub struct Chain {
+    scope: PrefixScope,
+    hashes: Vec<ChainHash>,
+}
+
+impl Chain {
+    pub fn new(scope: PrefixScope) -> Chain {
+        Chain { scope, hashes: Vec::new() }
+    }
+
+    /// The name of page `index` of a sequence of `tokens`; `None` when they do not fill it. `tokens`
+    /// only ever grow.
+    pub fn get(&mut self, index: usize, tokens: &[u32]) -> Option<ChainHash> {
+        if (index + 1) * PAGE_TOKENS > tokens.len() {
+            return None;
+        }
+        while self.hashes.len() <= index {
+            let next = self.hashes.len();
+            let page = &tokens[next * PAGE_TOKENS..(next + 1) * PAGE_TOKENS];
+            self.hashes.push(self.parent(next).page(page));
+        }
+        Some(self.hashes[index])
+    }
+
+    /// The name that of page `index` is made from.
+    fn parent(&self, index: usize) -> ChainHash {
+        let PrefixScope { root, public_root, public_tokens } = self.scope;
+        let public_pages = public_tokens / PAGE_TOKENS;
+        match index.checked_sub(1).map(|last| self.hashes[last]) {
+            None if public_pages > 0 => public_root,
+            None => root,
+            Some(last) if index == public_pages => digest(Kind::Leave, &[&root.0, &last.0]),
+            Some(last) => last,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(tenant: &str, public_tokens: usize) -> PrefixScope {
+        let public_root = ChainHash::public_root(b"model");
+        PrefixScope { root: ChainHash::tenant_root(b"model", tenant), public_root, public_tokens }
+    }
+
+    fn names(scope: PrefixScope, tokens: &[u32]) -> Vec<ChainHash> {
+        let mut chain = Chain::new(scope);
+        (0..).map_while(|index| chain.get(index, tokens)).collect()
+    }
+
+    /// How many of their first pages two sequences share, and that they share no other.
+    fn shared(a: &[ChainHash], b: &[ChainHash]) -> usize {
+        let shared = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+        assert!(a[shared..].iter().all(|name| !b.contains(name)));
+        shared
+    }
+
+    #[test]
+    fn pages_are_shared_by_whom_and_as_far_as_they_may() {
+        let tokens: Vec<u32> = (0..160).collect();
+        let other_tail: Vec<u32> = (0..100).chain(7..67).collect();
+        let other_head: Vec<u32> = std::iter::once(9).chain(1..160).collect();
+        // (tenant, public tokens, tokens) of two sequences, pages they share
+        let rows = [
+            (("a", 0, &tokens), ("a", 0, &tokens), 5),
+            (("a", 0, &tokens), ("a", 0, &other_tail), 3),
+            (("a", 0, &tokens), ("a", 0, &other_head), 0),
+            (("a", 0, &tokens), ("b", 0, &tokens), 0),
+            (("", 0, &tokens), ("a", 0, &tokens), 0),
+            // Two pages and a bit are public.
+            (("a", 70, &tokens), ("b", 70, &tokens), 2),
+            (("a", 70, &tokens), ("a", 70, &tokens), 5),
+            (("a", 70, &tokens), ("b", 70, &other_tail), 2),
+            (("a", 31, &tokens), ("b", 31, &tokens), 0),
+            (("a", 160, &tokens), ("b", 160, &tokens), 5),
+        ];
+        for ((tenant_a, public_a, a), (tenant_b, public_b, b), expected) in rows {
+            let found = shared(&names(scope(tenant_a, public_a), a), &names(scope(tenant_b, public_b), b));
+            assert_eq!(found, expected, "{tenant_a}/{public_a} and {tenant_b}/{public_b}");
+        }
+        let elsewhere = PrefixScope { root: ChainHash::tenant_root(b"model2", "a"), ..scope("a", 0) };
+        assert_eq!(shared(&names(scope("a", 0), &tokens), &names(elsewhere, &tokens)), 0);
+    }
+
+    #[test]
+    fn names_do_not_depend_on_when_they_are_asked_for() {
+        let tokens: Vec<u32> = (0..200).map(|i| i * 7).collect();
+        let at_once = names(scope("a", 40), &tokens);
+        let mut chain = Chain::new(scope("a", 40));
+        for length in 0..=tokens.len() {
+            let index = length / PAGE_TOKENS;
+            assert_eq!(chain.get(index, &tokens[..length]), None);
+            if index > 0 {
+                assert_eq!(chain.get(index - 1, &tokens[..length]), Some(at_once[index - 1]));
+            }
+        }
+    }
+}

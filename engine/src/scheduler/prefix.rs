@@ -1,0 +1,157 @@
+//! Prefixes in common are computed once.
+//!
+//! A page that a step has filled is sealed under its name. A sequence about to begin a page first looks
+//! whether one of that name is there, when it is admitted and before every step: so it also gets those
+//! that another sequence computes meanwhile. While another is computing the very page it would begin
+//! with, it *follows*: it takes no rows in that step as long as the other one does. Nobody waits for
+//! something that does not happen in the same step, so nothing can wait forever, whoever is cancelled,
+//! preempted or starved.
+//!
+//! At least one token of a sequence is always computed: its logits choose the next.
+
+use std::collections::HashSet;
+
+use kernels::PAGE_TOKENS;
+
+use super::sequence::{Sequence, SequenceId};
+use super::{Actions, Scheduler};
+use crate::pages::ChainHash;
+
+/// Prompt tokens of a sequence whose keys and values were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reused {
+    pub id: SequenceId,
+    pub tokens: usize,
+}
+
+/// A sequence that could get rows for its prompt, and whom it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub id: SequenceId,
+    /// It waits if rows are granted for this page.
+    pub follows: Option<ChainHash>,
+    /// The page it goes on with, if that will be full with its prompt and may be shared.
+    pub begins: Option<ChainHash>,
+}
+
+impl Scheduler {
+    /// Seals what the last step has filled.
+    pub(super) fn seal_filled_pages(&mut self) {
+        if !self.limits.share_prefixes {
+            return;
+        }
+        for sequence in self.running.values_mut() {
+            while sequence.sealed < sequence.computed / PAGE_TOKENS {
+                let index = sequence.sealed;
+                let hash = sequence.page_name(index).expect("computed tokens are known");
+                sequence.pages[index] = self.pool.seal(sequence.pages[index], hash);
+                sequence.sealed += 1;
+            }
+        }
+    }
+
+    /// Gives every prompt in work the pages it would compute next that are there already.
+    pub(super) fn reuse_for_running(&mut self, actions: &mut Actions) {
+        if !self.limits.share_prefixes {
+            return;
+        }
+        let ids: Vec<SequenceId> =
+            self.running.iter().filter(|(_, sequence)| sequence.remaining() > 1).map(|(&id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.reuse(id, actions));
+    }
+
+    /// Gives a running sequence the pages it would compute next that are there already.
+    pub(super) fn reuse(&mut self, id: SequenceId, actions: &mut Actions) {
+        if !self.limits.share_prefixes {
+            return;
+        }
+        let sequence = self.running.get_mut(&id).expect("the caller found it there");
+        let mut tokens = 0;
+        while let Some(page) = sequence.next_shared_page().and_then(|hash| self.pool.find(&hash)) {
+            self.pool.share(page);
+            tokens += sequence.take_over(page);
+        }
+        if tokens > 0 {
+            actions.reused.push(Reused { id, tokens });
+        }
+    }
+
+    /// Pages a waiting sequence would share with running ones if it was admitted now: those it needs no
+    /// free page for.
+    pub(super) fn pages_shared_with_running(&mut self, id: SequenceId) -> usize {
+        if !self.limits.share_prefixes {
+            return 0;
+        }
+        let sequence = self.waiting.get_mut(&id).expect("the caller found it there");
+        let pages = (0..).map_while(|index| sequence.shared_page(index)).map(|hash| self.pool.find(&hash));
+        pages.map_while(|page| page).filter(|&page| self.pool.is_owned(page)).count()
+    }
+
+    /// Finds out who follows whom among prompts in this order.
+    pub(super) fn candidates(&mut self, order: Vec<SequenceId>) -> Vec<Candidate> {
+        let share = self.limits.share_prefixes;
+        let mut begun = HashSet::new();
+        let mut candidates: Vec<Candidate> = Vec::with_capacity(order.len());
+        for id in order {
+            let sequence = self.running.get_mut(&id).expect("the order is of running sequences");
+            let begins = if share { sequence.page_in_work() } else { None };
+            if sequence.is_inside_a_page() {
+                begun.extend(begins);
+            }
+            candidates.push(Candidate { id, follows: None, begins });
+        }
+        for candidate in &mut candidates {
+            let sequence = self.running.get_mut(&candidate.id).expect("just found there");
+            let Some(hash) = candidate.begins.filter(|_| !sequence.is_inside_a_page()) else { continue };
+            if !begun.insert(hash) {
+                candidate.follows = sequence.next_shared_page();
+            }
+        }
+        // Followers last: by then it is known who got rows.
+        candidates.sort_by_key(|candidate| candidate.follows.is_some());
+        candidates
+    }
+}
+
+impl Sequence {
+    /// The name of page `index`, once its tokens are known.
+    pub fn page_name(&mut self, index: usize) -> Option<ChainHash> {
+        self.chain.get(index, &self.tokens)
+    }
+
+    /// The name of page `index` if the sequence may take it from another: it has something left to
+    /// compute after it, and nobody wants its logits.
+    fn shared_page(&mut self, index: usize) -> Option<ChainHash> {
+        let end = (index + 1) * PAGE_TOKENS;
+        let scored = self.score_from.is_some_and(|from| from < end);
+        if scored || end >= self.tokens.len() { None } else { self.page_name(index) }
+    }
+
+    /// The name of the page it would begin next, if it may take it from another.
+    fn next_shared_page(&mut self) -> Option<ChainHash> {
+        if self.is_inside_a_page() { None } else { self.shared_page(self.computed / PAGE_TOKENS) }
+    }
+
+    /// The name of the page it goes on with, if others may wait for it.
+    fn page_in_work(&mut self) -> Option<ChainHash> {
+        // Prompts that are scored are slower than others.
+        if self.score_from.is_some() { None } else { self.page_name(self.computed / PAGE_TOKENS) }
+    }
+
+    fn is_inside_a_page(&self) -> bool {
+        !self.computed.is_multiple_of(PAGE_TOKENS)
+    }
+
+    /// Goes on after a page that was computed by another. Returns how many prompt tokens it saved that
+    /// were not computed or saved before.
+    fn take_over(&mut self, page: u32) -> usize {
+        debug_assert_eq!(self.pages.len() * PAGE_TOKENS, self.computed);
+        self.pages.push(page);
+        self.sealed += 1;
+        self.computed += PAGE_TOKENS;
+        let reached = self.computed.min(self.prompt_tokens);
+        let saved = reached.saturating_sub(self.prompt_reached);
+        self.prompt_reached = self.prompt_reached.max(reached);
+        saved
+    }
+}
