@@ -19,6 +19,8 @@ pub struct Batch {
 pub trait Decoder: Send {
     fn kv_layout(&self) -> KvLayout;
     fn vocabulary(&self) -> usize;
+    /// Memory of its own; tables read from a file's map are not counted.
+    fn weight_bytes(&self) -> usize;
     /// What its matrices weigh; zeros where nobody measures.
     fn weight_counts(&self) -> WeightCounts {
         WeightCounts::default()
@@ -45,6 +47,8 @@ pub trait Encoder: Send {
     fn dimensions(&self) -> usize;
     /// How many token ids there are; inputs are checked against it where they enter the engine.
     fn vocabulary(&self) -> usize;
+    /// As [`Decoder::weight_bytes`].
+    fn weight_bytes(&self) -> usize;
     /// Pools (and, where the model says so, normalises) one vector for each sequence into `out`
     /// (`sequences.len()` x dimensions). Sequences are non-empty and fit the model's context.
     fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor);

@@ -38,6 +38,15 @@ pub enum EngineError {
     /// The request can never fit into the page pool.
     #[error("the request needs {needed} pages of context memory, the engine has {total}")]
     NoPages { needed: usize, total: usize },
+    /// The memory budget has no room for a model; running work is left alone.
+    #[error(
+        "{needed} bytes of memory are needed and {available} of the budget's {total} are free; unload a \
+         model, or raise engine.memory_mib"
+    )]
+    NoMemory { needed: usize, available: usize, total: usize },
+    /// The model finishes what it has and takes nothing new.
+    #[error("model `{0}` is being unloaded")]
+    ModelUnloading(String),
     #[error("the engine is shutting down")]
     Stopped,
     /// The model's own code failed on this work; the engine goes on.

@@ -4,11 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kernels::{KvLayout, PAGE_TOKENS};
+use kernels::PAGE_TOKENS;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::inbox::{Command, Inbox, Queue, Waiting};
-use crate::model::{LoadedModel, ModelInfo, Network, Task};
+use crate::loading;
+use crate::memory::MemoryBudget;
+use crate::model::{LoadedModel, ModelInfo, Task};
+use crate::residents::{ModelLease, Residents};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
 use crate::{EngineError, Event, Request, Speculation};
 
@@ -36,8 +39,15 @@ pub struct EngineOptions {
     pub mixed_embed_time_max: Duration,
     /// Tokens of inputs that may wait to be embedded.
     pub embed_waiting_tokens_max: usize,
-    /// Memory for keys and values of each chat model.
+    /// Memory for weights, keys and values of all models together.
+    pub memory_bytes_max: usize,
+    /// Memory for keys and values of each chat model, at most.
     pub kv_bytes_max: usize,
+    /// How much of the memory that weights leave goes to keys and values, in percent. The rest is for
+    /// models loaded later. Where it is less than one whole context, that much is taken.
+    pub kv_share_percent: usize,
+    /// The models the engine starts with are never unloaded to make room for others.
+    pub pin_first_models: bool,
     /// Keep full pages of ended requests for those of the same tenant that begin with the same tokens.
     pub prefix_cache: bool,
     /// Events buffered for a client that reads slowly; a full buffer pauses that sequence only.
@@ -62,7 +72,10 @@ impl Default for EngineOptions {
             embed_time_max: Duration::from_millis(200),
             mixed_embed_time_max: Duration::from_millis(25),
             embed_waiting_tokens_max: 1 << 22,
+            memory_bytes_max: usize::MAX,
             kv_bytes_max: 1 << 30,
+            kv_share_percent: 50,
+            pin_first_models: true,
             prefix_cache: true,
             stream_backlog: 64,
             stalled_client_max: Duration::from_secs(60),
@@ -74,25 +87,16 @@ impl Default for EngineOptions {
 /// A running engine. Cheap to clone; the last clone ends the thread and waits for it.
 #[derive(Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    models: Vec<ModelInfo>,
-    /// One entry for each of `models`.
-    bounds: Vec<Bounds>,
-    options: EngineOptions,
-    inbox: Arc<Inbox>,
+pub(crate) struct Inner {
+    pub residents: Arc<Residents>,
+    pub budget: MemoryBudget,
+    pub options: EngineOptions,
+    pub inbox: Arc<Inbox>,
     stats: Arc<Mutex<EngineStats>>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// What a request to a model is checked against.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    vocabulary: usize,
-    /// Pages of a chat model's cache.
-    pages: usize,
 }
 
 /// Events of one request. Dropping it cancels the request within a step.
@@ -180,6 +184,11 @@ pub struct EngineStats {
     /// Pages kept for prefixes to come, owned by nobody.
     pub kv_pages_cached: usize,
     pub embed_inputs_waiting: usize,
+    /// Models that take requests.
+    pub models: usize,
+    /// Of the memory budget: all, and what models hold.
+    pub memory_bytes_total: usize,
+    pub memory_bytes_used: usize,
     pub prompt_tokens: u64,
     /// Those of them that were found in the cache.
     pub reused_prompt_tokens: u64,
@@ -199,39 +208,47 @@ pub struct EngineStats {
 }
 
 impl Engine {
-    /// Starts the engine's thread over these models.
+    /// Starts the engine's thread over these models; [`Engine::load`] adds others later.
     ///
     /// # Errors
     /// `InvalidParameter` when served names are not unique, or a cache cannot hold a single page;
-    /// `Failed` when the system gives no thread.
+    /// `NoMemory` when they do not fit the budget; `Failed` when the system gives no thread.
     pub fn start(models: Vec<LoadedModel>, options: EngineOptions) -> Result<Engine, EngineError> {
         check_names(&models)?;
         let inbox = Arc::new(Inbox::new(
             Waiting { requests: options.waiting_requests_max, tokens: options.waiting_tokens_max },
             Waiting { requests: options.waiting_requests_max, tokens: options.embed_waiting_tokens_max },
         ));
-        let stats = Arc::new(Mutex::new(EngineStats::default()));
-        let mut runner = Runner::new(Arc::clone(&inbox), Arc::clone(&stats), options.clone());
-        let (mut infos, mut bounds) = (Vec::new(), Vec::new());
-        for model in models {
-            infos.push(model.info.clone());
-            bounds.push(add_model(&mut runner, model, &options)?);
+        let (stats, residents) =
+            (Arc::new(Mutex::new(EngineStats::default())), Arc::new(Residents::default()));
+        let budget = MemoryBudget::new(options.memory_bytes_max);
+        let mut runner =
+            Runner::new(Arc::clone(&inbox), Arc::clone(&residents), Arc::clone(&stats), options.clone());
+        for prepared in loading::prepare_all(models, &options, &budget)? {
+            loading::add(&residents, prepared, |resident| {
+                runner.add(resident);
+                Ok(())
+            })?;
         }
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || runner.run())
             .map_err(|error| EngineError::Failed(format!("cannot start its thread: {error}")))?;
-        let inner = Inner { models: infos, bounds, options, inbox, stats, thread: Some(thread) };
+        let inner = Inner { residents, budget, options, inbox, stats, thread: Some(thread) };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
     /// What is served: tokenizer, template, limits of each model.
-    pub fn models(&self) -> &[ModelInfo] {
-        &self.inner.models
+    pub fn models(&self) -> Vec<ModelInfo> {
+        self.inner.residents.ready()
     }
 
-    pub fn model(&self, name: &str) -> Result<&ModelInfo, EngineError> {
-        self.index(name).map(|index| &self.inner.models[index])
+    /// The model served under a name now. It stays loaded while this is held.
+    ///
+    /// # Errors
+    /// `UnknownModel`, or `ModelUnloading` when it was there a moment ago.
+    pub fn model(&self, name: &str) -> Result<ModelLease, EngineError> {
+        self.inner.residents.lease(name, &self.inner.inbox)
     }
 
     /// Validates and queues a generation. Never blocks; a full queue is an error.
@@ -239,19 +256,26 @@ impl Engine {
     /// # Errors
     /// `UnknownModel`, `WrongModel`, `InvalidParameter`, `ContextLength` and `NoPages` are the request's
     /// fault; `QueueFull` and `Stopped` may pass.
-    pub fn submit(&self, mut request: Request) -> Result<EventStream, EngineError> {
-        let index = self.index(&request.model)?;
-        let (info, bounds) = (&self.inner.models[index], self.inner.bounds[index]);
-        if info.task != Task::Generate {
+    pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
+        self.submit_to(&self.model(&request.model)?, request)
+    }
+
+    /// [`Engine::submit`] to the very model that is leased, whatever is served under its name by now:
+    /// for a prompt made with its tokenizer.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_to(&self, model: &ModelLease, mut request: Request) -> Result<EventStream, EngineError> {
+        if model.task != Task::Generate {
             let reason = "makes embeddings; ask a chat model to generate";
             return Err(EngineError::WrongModel { model: request.model, reason });
         }
-        request.validate(bounds.vocabulary)?;
-        request.max_new_tokens = new_tokens(&request, info.context_tokens, bounds.pages)?;
+        request.validate(model.served().vocabulary)?;
+        request.max_new_tokens = new_tokens(&request, model.context_tokens, model.served().pages)?;
 
         let (stream, events, shared) = event_channel(self.inner.options.stream_backlog);
         let tokens = request.prompt.len();
-        let generation = Generation { model: index, request, stream, arrived: Instant::now() };
+        let generation = Generation { model: model.clone(), request, stream, arrived: Instant::now() };
         self.inner.inbox.submit(Queue::Generate, tokens, Command::Generate(Box::new(generation)))?;
         Ok(EventStream { events, shared, inbox: Arc::clone(&self.inner.inbox), ended: false })
     }
@@ -261,17 +285,23 @@ impl Engine {
     /// # Errors
     /// As [`Engine::submit`].
     pub fn embed(&self, request: EmbedRequest) -> Result<EmbedReply, EngineError> {
-        let index = self.index(&request.model)?;
-        let (info, bounds) = (&self.inner.models[index], self.inner.bounds[index]);
-        if info.task == Task::Generate {
+        self.embed_with(&self.model(&request.model)?, request)
+    }
+
+    /// [`Engine::embed`] with the very model that is leased.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn embed_with(&self, model: &ModelLease, request: EmbedRequest) -> Result<EmbedReply, EngineError> {
+        if model.task == Task::Generate {
             let reason = "generates text; ask an embedding model for vectors";
             return Err(EngineError::WrongModel { model: request.model, reason });
         }
-        request.validate(bounds.vocabulary, info.context_tokens)?;
+        request.validate(model.served().vocabulary, model.context_tokens)?;
 
         let (reply, vectors) = oneshot::channel();
         let tokens = request.inputs.iter().map(Vec::len).sum();
-        let embedding = Embedding { model: index, inputs: request.inputs, reply };
+        let embedding = Embedding { model: model.clone(), inputs: request.inputs, reply };
         self.inner.inbox.submit(Queue::Embed, tokens, Command::Embed(embedding))?;
         Ok(EmbedReply { vectors })
     }
@@ -281,6 +311,9 @@ impl Engine {
         EngineStats {
             waiting_requests: waiting.requests,
             waiting_tokens: waiting.tokens,
+            models: self.inner.residents.ready().len(),
+            memory_bytes_total: self.inner.budget.total(),
+            memory_bytes_used: self.inner.budget.used(),
             ..*self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
@@ -289,11 +322,6 @@ impl Engine {
     /// Returns at once.
     pub fn drain(&self, deadline: Duration) {
         self.inner.inbox.drain(Instant::now() + deadline);
-    }
-
-    fn index(&self, name: &str) -> Result<usize, EngineError> {
-        let place = self.inner.models.iter().position(|model| model.name == name);
-        place.ok_or_else(|| EngineError::UnknownModel(name.to_owned()))
     }
 }
 
@@ -316,43 +344,6 @@ fn check_names(models: &[LoadedModel]) -> Result<(), EngineError> {
         }
     }
     Ok(())
-}
-
-fn add_model(
-    runner: &mut Runner,
-    model: LoadedModel,
-    options: &EngineOptions,
-) -> Result<Bounds, EngineError> {
-    match model.network {
-        Network::Encoder(network) => {
-            let vocabulary = network.vocabulary();
-            runner.add_encoder(network);
-            Ok(Bounds { vocabulary, pages: 0 })
-        }
-        Network::Decoder(network) => {
-            let vocabulary = network.vocabulary();
-            let pages = cache_pages(network.kv_layout(), model.info.context_tokens, options)?;
-            let kv = model.device.kv_cache(network.kv_layout(), pages);
-            runner.add_decoder(network, kv, model.info.tokenizer, model.eos_tokens);
-            Ok(Bounds { vocabulary, pages })
-        }
-    }
-}
-
-/// As many pages as the memory given holds, but no more than all running sequences can fill.
-fn cache_pages(
-    layout: KvLayout,
-    context_tokens: usize,
-    options: &EngineOptions,
-) -> Result<usize, EngineError> {
-    let page_bytes = layout.page_bytes().max(1);
-    let filled = context_tokens.div_ceil(PAGE_TOKENS).saturating_mul(options.running_sequences_max.max(1));
-    let pages = (options.kv_bytes_max / page_bytes).min(filled);
-    if pages == 0 {
-        let reason = format!("must be at least {page_bytes}, the size of one page of this model");
-        return Err(EngineError::InvalidParameter { parameter: "kv_bytes_max", reason });
-    }
-    Ok(pages)
 }
 
 /// How many tokens a request may generate: what it asks for, when that fits.
@@ -481,19 +472,5 @@ mod tests {
         for (prompt, max_new_tokens, expected) in rows {
             assert_eq!(fit(prompt, max_new_tokens), expected, "{prompt} + {max_new_tokens}");
         }
-    }
-
-    #[test]
-    fn caches_take_the_memory_given_but_no_more_than_can_be_used() {
-        let layout = KvLayout { layers: 2, kv_heads: 3, head_dim: 64 };
-        let page = layout.page_bytes();
-        let pages = |kv_bytes_max, running_sequences_max, context| {
-            let options = EngineOptions { kv_bytes_max, running_sequences_max, ..EngineOptions::default() };
-            cache_pages(layout, context, &options).ok()
-        };
-        assert_eq!(pages(10 * page, 64, 8192), Some(10));
-        assert_eq!(pages(10 * page + page - 1, 64, 8192), Some(10));
-        assert_eq!(pages(1000 * page, 2, 100), Some(8));
-        assert_eq!(pages(page - 1, 64, 8192), None);
     }
 }

@@ -10,12 +10,14 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::EngineError;
-use crate::runner::{Embedding, Generation};
+use crate::runner::{Embedding, Generation, Resident};
 
 /// What a caller asks of the thread.
 pub(crate) enum Command {
     Generate(Box<Generation>),
     Embed(Embedding),
+    /// A model to serve from now on.
+    Load(Box<Resident>),
 }
 
 /// Shared by handles, streams and the thread.
@@ -90,6 +92,21 @@ impl Inbox {
             return Err(EngineError::Stopped);
         }
         state.line(queue).enter(tokens, Instant::now())?;
+        state.commands.push(command);
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// Sends a command that waits in no line.
+    ///
+    /// # Errors
+    /// `Stopped` when the engine takes no more work.
+    pub fn send(&self, command: Command) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        if state.stopped || state.drain_until.is_some() {
+            return Err(EngineError::Stopped);
+        }
         state.commands.push(command);
         drop(state);
         self.wake();

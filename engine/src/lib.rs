@@ -12,11 +12,14 @@ pub mod files;
 pub mod handle;
 mod inbox;
 pub mod inspect;
+pub mod loading;
+pub mod memory;
 pub mod model;
 pub mod models;
 pub mod pages;
 pub mod prompt;
 pub mod request;
+pub mod residents;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
@@ -28,8 +31,10 @@ pub mod tokenizer;
 pub use batch::Batch;
 pub use error::EngineError;
 pub use handle::{EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
+pub use loading::{LoadPlan, Unloading};
 pub use request::{
     Band, Caller, Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent,
     TokenLogprob, TopLogprob,
 };
+pub use residents::{ModelLease, ModelState, ModelStatus, UnloadMode};
 pub use speculation::Speculation;

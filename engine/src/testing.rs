@@ -30,6 +30,8 @@ pub type NextToken = Arc<dyn Fn(&[u32]) -> u32 + Send + Sync>;
 pub struct MockOptions {
     pub name: String,
     pub context_tokens: usize,
+    /// What it claims to weigh.
+    pub weight_bytes: usize,
     /// Time a step takes, and each of its rows.
     pub step_time: Duration,
     pub row_time: Duration,
@@ -41,6 +43,7 @@ impl Default for MockOptions {
         MockOptions {
             name: "mock".to_owned(),
             context_tokens: 4096,
+            weight_bytes: 0,
             step_time: Duration::ZERO,
             row_time: Duration::ZERO,
             next: letters(),
@@ -193,6 +196,10 @@ impl Decoder for MockDecoder {
         VOCABULARY
     }
 
+    fn weight_bytes(&self) -> usize {
+        self.options.weight_bytes
+    }
+
     /// The next token has logit 8; the others lie between 0 and 1, so temperature has something to
     /// choose from.
     fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
@@ -228,6 +235,10 @@ impl Encoder for MockEncoder {
 
     fn vocabulary(&self) -> usize {
         VOCABULARY
+    }
+
+    fn weight_bytes(&self) -> usize {
+        0
     }
 
     fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor) {

@@ -24,10 +24,10 @@ fn start() -> Option<(Engine, String)> {
 }
 
 fn request(engine: &Engine, name: &str, prompt: &str, seed: Option<u64>) -> Request {
-    let tokenizer = &engine.model(name).expect("it is served").tokenizer;
+    let model = engine.model(name).expect("it is served");
     Request {
         model: name.to_owned(),
-        prompt: tokenizer.encode(prompt, true).expect("text has ids"),
+        prompt: model.tokenizer.encode(prompt, true).expect("text has ids"),
         max_new_tokens: 12,
         sampling: SamplingParams {
             temperature: if seed.is_some() { 1.0 } else { 0.0 },

@@ -117,16 +117,18 @@ impl ApiError {
     }
 
     pub fn draining() -> ApiError {
-        let message = "The server is shutting down; send the request again";
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
-            .code("server_shutting_down")
-            .retry_after(RETRY_AFTER_OVERLOAD)
+        ApiError::unavailable("The server is shutting down; send the request again", "server_shutting_down")
     }
 
     pub fn overloaded() -> ApiError {
         let message = "The server has as many requests in work as it allows; try again shortly";
+        ApiError::unavailable(message, "server_overloaded")
+    }
+
+    /// 503 that may pass soon.
+    pub fn unavailable(message: impl Into<String>, code: &str) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, message)
-            .code("server_overloaded")
+            .code(code)
             .retry_after(RETRY_AFTER_OVERLOAD)
     }
 
@@ -163,6 +165,8 @@ impl ApiError {
             EngineError::NoPages { .. } => {
                 ApiError::bad_request(text).param(prompt_param).code("context_length_exceeded")
             }
+            EngineError::ModelUnloading(_) => ApiError::unavailable(text, "model_unloading"),
+            EngineError::NoMemory { .. } => ApiError::unavailable(text, "insufficient_memory"),
             EngineError::Stopped => ApiError::draining(),
             EngineError::BadFile { .. }
             | EngineError::Unsupported { .. }
@@ -323,6 +327,13 @@ mod tests {
                 429,
                 None,
                 Some("rate_limit_exceeded"),
+            ),
+            (EngineError::ModelUnloading("x".into()), 503, None, Some("model_unloading")),
+            (
+                EngineError::NoMemory { needed: 9, available: 8, total: 8 },
+                503,
+                None,
+                Some("insufficient_memory"),
             ),
             (EngineError::Stopped, 503, None, Some("server_shutting_down")),
             (EngineError::BadFile { path, reason: "r".into() }, 500, None, None),

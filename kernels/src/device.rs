@@ -28,6 +28,8 @@ pub struct Device {
     isa: Isa,
     /// See [`Device::in_f32`].
     f32_weights: bool,
+    /// See [`Device::packing_aside`].
+    packs_aside: bool,
 }
 
 impl Device {
@@ -39,13 +41,19 @@ impl Device {
         };
         let threads =
             options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        Ok(Device { pool: Arc::new(WorkerPool::new(threads)), isa, f32_weights: false })
+        Ok(Device { pool: Arc::new(WorkerPool::new(threads)), isa, f32_weights: false, packs_aside: false })
     }
 
     /// The same device, packing every matrix as f32: nothing is rounded to int8. Many times slower and
     /// larger; what quantised products are judged against.
     pub fn in_f32(self) -> Device {
         Device { f32_weights: true, ..self }
+    }
+
+    /// The same device, packing on the calling thread alone: ops of its clones go on meanwhile, and only
+    /// [`Device::pack`] may be called from a thread of its own.
+    pub fn packing_aside(self) -> Device {
+        Device { packs_aside: true, ..self }
     }
 
     pub fn isa(&self) -> Isa {
@@ -67,12 +75,14 @@ impl Device {
         if let Some(bias) = &bias {
             assert_eq!(bias.len(), weight.rows, "one bias an output");
         }
+        let aside = self.packs_aside.then(|| WorkerPool::new(1));
+        let pool = aside.as_ref().unwrap_or(&self.pool);
         if self.f32_weights {
             let bytes: Vec<u8> = weight.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect();
             let weight = WeightView { format: Format::F32, bytes: &bytes, ..weight };
-            return Linear::pack(weight, bias, precision, &self.pool);
+            return Linear::pack(weight, bias, precision, pool);
         }
-        Linear::pack(weight, bias, precision, &self.pool)
+        Linear::pack(weight, bias, precision, pool)
     }
 
     /// A cache of `pages` pages.

@@ -91,6 +91,18 @@ impl KvCache {
         self.bits[page as usize * length..][..length].iter().all(|&bits| bits == 0)
     }
 
+    /// Overwrites every page that holds anything, before the memory goes back to the system. Pages never
+    /// used stay untouched.
+    pub fn wipe(&mut self) {
+        for page in 0..self.pages as u32 {
+            if !self.is_zeroed(page) {
+                self.zero_page(page);
+            }
+        }
+        // Writes to memory that is freed next would otherwise be left out by the compiler.
+        std::hint::black_box(&mut self.bits);
+    }
+
     /// Offset of (`layer`, `head`) inside a page.
     pub(crate) fn head_offset(&self, layer: usize, head: usize) -> usize {
         (layer * self.layout.kv_heads + head) * self.layout.head_values()

@@ -9,6 +9,7 @@
 //! | [`mapping`] | read-only memory maps of weight files |
 //! | [`quant`] | block formats of GGUF: sizes, structs, scalar dequantisation |
 //! | [`isa`] | which instruction set this process uses |
+//! | [`host`] | advice to the operating system |
 //! | [`pool`] | pinned worker threads |
 //! | [`tensor`], [`kv`], [`rope`] | activations, paged keys and values, rotary angles |
 //! | `matmul` | packed weights and the products with them |
@@ -20,6 +21,7 @@
 pub mod allocations;
 pub mod device;
 pub mod error;
+pub mod host;
 pub mod isa;
 pub mod kv;
 pub mod mapping;

@@ -233,6 +233,11 @@ impl Decoder for DecoderStack {
         self.output.outputs()
     }
 
+    fn weight_bytes(&self) -> usize {
+        let counts = self.weight_counts();
+        counts.layer_bytes + counts.output_bytes
+    }
+
     fn weight_counts(&self) -> WeightCounts {
         let weights = |linear: &Linear| linear.inputs() * linear.outputs();
         let mut counts = WeightCounts {

@@ -169,6 +169,14 @@ impl Encoder for EncoderStack {
         self.embedding.rows()
     }
 
+    fn weight_bytes(&self) -> usize {
+        let layer = |layer: &Layer| -> usize {
+            let Layer { query, key, value, output, gate, up, down, .. } = layer;
+            [query, key, value, output, up, down].into_iter().chain(gate).map(Linear::bytes).sum()
+        };
+        self.layers.iter().map(layer).sum()
+    }
+
     fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor) {
         self.scratch.lay_out(sequences);
         self.embed();

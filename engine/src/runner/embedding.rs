@@ -12,12 +12,13 @@ use super::{Counters, panic_text};
 use crate::EngineError;
 use crate::batch::Encoder;
 use crate::inbox::{Inbox, Queue};
+use crate::residents::ModelLease;
 use crate::scheduler::Pace;
 
 /// Texts to embed on their way to the thread.
 pub(crate) struct Embedding {
-    /// Index of the model.
-    pub model: usize,
+    /// Held until the runner has it.
+    pub model: ModelLease,
     pub inputs: Vec<Vec<u32>>,
     pub reply: oneshot::Sender<Result<Vec<Vec<f32>>, EngineError>>,
 }
@@ -80,6 +81,11 @@ impl EmbeddingRunner {
         self.jobs.rotate_left(1.min(self.jobs.len()));
         self.finish_jobs(inbox, counters);
         true
+    }
+
+    /// Accepted and not ended.
+    pub fn requests(&self) -> usize {
+        self.jobs.len()
     }
 
     pub fn inputs_waiting(&self) -> usize {

@@ -15,6 +15,7 @@ use crate::batch::{Batch, Decoder};
 use crate::inbox::{Inbox, Queue};
 use crate::pages::{ChainHash, PagePool, PrefixScope};
 use crate::request::{Caller, FinishReason};
+use crate::residents::ModelLease;
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 use crate::speculation::Guesser;
@@ -30,8 +31,8 @@ const IDLE_SCRUB_PAGES_MAX: usize = 128;
 
 /// A generation on its way to the thread.
 pub(crate) struct Generation {
-    /// Index of the model.
-    pub model: usize,
+    /// Held until the runner has it.
+    pub model: ModelLease,
     pub request: Request,
     pub stream: EventSender,
     pub arrived: Instant,
@@ -148,6 +149,16 @@ impl GenerationRunner {
 
     pub fn pages(&self) -> &PagePool {
         self.scheduler.pages()
+    }
+
+    /// Accepted and not ended.
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Overwrites what is left of anybody's context.
+    pub fn wipe(&mut self) {
+        self.kv.wipe();
     }
 
     pub fn running(&self) -> usize {

@@ -12,37 +12,44 @@
 //! | `text.rs` | tokens to text, stop strings |
 //! | `stream.rs` | the sending end of an event stream |
 //! | `embedding.rs` | an embedding model |
+//! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
 mod embedding;
 mod generation;
 mod guessing;
+mod held;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::any::Any;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 pub(crate) use self::embedding::Embedding;
 use self::embedding::EmbeddingRunner;
 pub(crate) use self::generation::Generation;
 use self::generation::GenerationRunner;
+use self::held::HeldModel;
+pub(crate) use self::held::Resident;
 #[cfg(test)]
 pub(crate) use self::stream::EventSender;
 pub(crate) use self::stream::{StreamShared, event_channel};
 use crate::EngineOptions;
-use crate::batch::{Decoder, Encoder};
 use crate::handle::EngineStats;
 use crate::inbox::{Command, Inbox, Intake};
-use crate::tokenizer::Tokenizer;
+use crate::residents::{ModelLease, Residents};
 
 /// Everything the thread owns.
 pub(crate) struct Runner {
-    /// In the order of [`crate::Engine::models`].
-    models: Vec<ModelRunner>,
+    models: Vec<HeldModel>,
+    residents: Arc<Residents>,
+    /// Threads that free models.
+    freeing: Vec<JoinHandle<()>>,
     inbox: Arc<Inbox>,
     stats: Arc<Mutex<EngineStats>>,
     counters: Counters,
@@ -72,26 +79,19 @@ struct Counters {
 }
 
 impl Runner {
-    pub fn new(inbox: Arc<Inbox>, stats: Arc<Mutex<EngineStats>>, options: EngineOptions) -> Runner {
+    pub fn new(
+        inbox: Arc<Inbox>,
+        residents: Arc<Residents>,
+        stats: Arc<Mutex<EngineStats>>,
+        options: EngineOptions,
+    ) -> Runner {
+        let (models, freeing, counters) = (Vec::new(), Vec::new(), Counters::default());
         let started = Instant::now();
-        Runner { models: Vec::new(), inbox, stats, counters: Counters::default(), options, started }
+        Runner { models, residents, freeing, inbox, stats, counters, options, started }
     }
 
-    /// Adds a chat model whose cache has `kv.pages()` pages.
-    pub fn add_decoder(
-        &mut self,
-        network: Box<dyn Decoder>,
-        kv: kernels::KvCache,
-        tokenizer: Arc<Tokenizer>,
-        eos_tokens: Vec<u32>,
-    ) {
-        let runner = GenerationRunner::new(network, kv, tokenizer, eos_tokens, &self.options, self.started);
-        self.models.push(ModelRunner::Generate(Box::new(runner)));
-    }
-
-    pub fn add_encoder(&mut self, network: Box<dyn Encoder>) {
-        self.models
-            .push(ModelRunner::Embed(EmbeddingRunner::new(network, self.options.embed_step_tokens_max)));
+    pub fn add(&mut self, resident: Resident) {
+        self.models.push(HeldModel::new(resident, Arc::clone(&self.residents), &self.options, self.started));
     }
 
     /// The thread's body: until the last handle is gone.
@@ -107,10 +107,11 @@ impl Runner {
                 self.cancel_all();
             }
             if stopped {
-                return self.publish();
+                return self.end();
             }
             let worked = self.step();
             self.publish();
+            self.free_models();
             if !worked {
                 self.park(now, drain_until);
             }
@@ -120,28 +121,38 @@ impl Runner {
     fn dispatch(&mut self, command: Command) {
         match command {
             Command::Generate(generation) => {
-                if let Some(ModelRunner::Generate(runner)) = self.models.get_mut(generation.model) {
+                if let Some(ModelRunner::Generate(runner)) = self.runner_of(&generation.model) {
                     runner.accept(*generation);
                 }
             }
             Command::Embed(embedding) => {
-                if let Some(ModelRunner::Embed(runner)) = self.models.get_mut(embedding.model) {
+                if let Some(ModelRunner::Embed(runner)) = self.runner_of(&embedding.model) {
                     runner.accept(embedding);
                 }
             }
+            Command::Load(resident) => self.add(*resident),
         }
+    }
+
+    /// The runner a request is for. It is there: the request's lease keeps it.
+    fn runner_of(&mut self, lease: &ModelLease) -> Option<&mut ModelRunner> {
+        let served = lease.served();
+        let held = self.models.iter_mut().find(|held| held.served.instance == served.instance)?;
+        // Before the lease goes, so that the model is not taken for idle in between.
+        served.gauges.requests.fetch_add(1, Ordering::SeqCst);
+        Some(&mut held.runner)
     }
 
     /// One step of each model. Returns whether any had something to do.
     fn step(&mut self) -> bool {
-        let generating = self.models.iter().any(ModelRunner::is_generating);
+        let generating = self.models.iter().any(|held| held.runner.is_generating());
         let embed_time_max = match generating {
             true => self.options.mixed_embed_time_max,
             false => self.options.embed_time_max,
         };
         let mut worked = false;
-        for model in &mut self.models {
-            worked |= match model {
+        for held in &mut self.models {
+            worked |= match &mut held.runner {
                 ModelRunner::Generate(runner) => runner.step(&self.inbox, &mut self.counters),
                 ModelRunner::Embed(runner) => runner.step(embed_time_max, &self.inbox, &mut self.counters),
             };
@@ -150,18 +161,32 @@ impl Runner {
     }
 
     fn cancel_all(&mut self) {
-        for model in &mut self.models {
-            match model {
-                ModelRunner::Generate(runner) => runner.cancel_all(&self.inbox, &mut self.counters),
-                ModelRunner::Embed(runner) => runner.cancel_all(&self.inbox, &mut self.counters),
-            }
+        self.models.iter_mut().for_each(|held| held.cancel_all(&self.inbox, &mut self.counters));
+    }
+
+    /// Lets go of models that are unloading and have nothing left to do.
+    fn free_models(&mut self) {
+        for held in self.models.iter_mut().filter(|held| held.served.is_cancelled()) {
+            held.cancel_all(&self.inbox, &mut self.counters);
+        }
+        for held in self.models.extract_if(.., |held| held.is_over()) {
+            self.freeing.extend(held.free_aside());
+        }
+        self.freeing.retain(|thread| !thread.is_finished());
+    }
+
+    fn end(self) {
+        self.publish();
+        for thread in self.freeing {
+            // A panic there was reported where it happened.
+            let _ = thread.join();
         }
     }
 
     /// Sleeps until woken, or until a client that does not read has to be given up or a drain ends.
     /// `now` is when drains were last looked at: one that ended since must not be slept through.
     fn park(&self, now: Instant, drain_until: Option<Instant>) {
-        let stalls = self.models.iter().filter_map(|model| match model {
+        let stalls = self.models.iter().filter_map(|held| match &held.runner {
             ModelRunner::Generate(runner) => runner.next_deadline(),
             ModelRunner::Embed(_) => None,
         });
@@ -175,8 +200,9 @@ impl Runner {
 
     fn publish(&self) {
         let mut stats = self.counters.stats();
-        for model in &self.models {
-            match model {
+        for held in &self.models {
+            held.publish();
+            match &held.runner {
                 ModelRunner::Generate(runner) => {
                     let pages = runner.pages();
                     stats.kv_pages_total += pages.total();

@@ -34,7 +34,7 @@ pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<
         .context("cannot start the threads that serve connections")?;
     let served: anyhow::Result<u8> = runtime.block_on(async {
         let server = Server::bind(&config, engine.clone()).await?;
-        print(&ready(server.local_address(), engine.models(), start.elapsed()))?;
+        print(&ready(server.local_address(), &engine.models(), start.elapsed()))?;
         server.run(shutdown_signal()).await;
         Ok(DONE)
     });

@@ -38,7 +38,7 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let top_logprobs = top_logprobs(&app, &request)?;
     let sequence = sequence(&app, &model, &mut request, bytes, top_logprobs).await?;
     let sequences = (0..n).map(|index| seeded(&sequence, index)).collect();
-    let choices = Choices::submit(&app, sequences, timing, PROMPT_PARAM)?;
+    let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
     let head = ReplyHead::new("chatcmpl-", &model);
     if stream {
         let format = ChatFormat { head, include_usage, opened: vec![false; n] };

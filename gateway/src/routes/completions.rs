@@ -40,7 +40,7 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let prompts = prompts(&app, &model, &mut request, bytes, wanted.echo).await?;
     let n = choices(request.n, prompts.len(), &app.limits)?;
     let (sequences, echoes) = sequences(&app, &model, &mut request, prompts, wanted, n)?;
-    let choices = Choices::submit(&app, sequences, timing, PROMPT_PARAM)?;
+    let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
     let head = ReplyHead::new("cmpl-", &model);
     let parts = echoes.into_iter().map(|echo| Parts::new(wanted, echo)).collect();
     if stream {

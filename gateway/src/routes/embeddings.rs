@@ -6,9 +6,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use engine::EmbedRequest;
 use engine::model::{ModelInfo, Task};
 use engine::tokenizer::Tokenizer;
+use engine::{EmbedRequest, ModelLease};
 use openapi::embeddings::{Embedding, EmbeddingUsage, EncodingFormat, Vector};
 use openapi::input::TextsOrTokens;
 use openapi::object::{EmbeddingObject, ListObject};
@@ -29,7 +29,8 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let inputs = inputs(&app, &model, request.input, bytes).await?;
     let tokens: u64 = inputs.iter().map(|input| input.len() as u64).sum();
     let refused = |error| ApiError::from_engine(error, INPUT_PARAM);
-    let submitted = app.engine.embed(EmbedRequest { model: model.name.clone(), inputs }).map_err(refused)?;
+    let submitted =
+        app.engine.embed_with(&model, EmbedRequest { model: model.name.clone(), inputs }).map_err(refused)?;
     let vectors = submitted.wait().await.map_err(refused)?;
     let data = (0..).zip(vectors).map(|(index, vector)| Embedding {
         object: EmbeddingObject::Value,
@@ -39,15 +40,15 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     Ok(json_reply(&EmbeddingList {
         object: ListObject::Value,
         data: data.collect(),
-        model: model.name,
+        model: model.name.clone(),
         usage: EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens },
     }))
 }
 
 /// The model, and the dimensions of the vectors to return.
-fn embedding_model(app: &App, request: &EmbeddingRequest) -> ApiResult<(ModelInfo, usize)> {
+fn embedding_model(app: &App, request: &EmbeddingRequest) -> ApiResult<(ModelLease, usize)> {
     let name = &request.model;
-    let model = app.engine.model(name).map_err(|_| ApiError::unknown_model(name))?;
+    let model = app.engine.model(name).map_err(|error| ApiError::from_engine(error, "model"))?;
     let Task::Embed { dimensions, truncatable } = model.task else {
         let message = format!("The model `{name}` generates text and makes no embeddings");
         return Err(ApiError::invalid("model", message));
@@ -62,7 +63,7 @@ fn embedding_model(app: &App, request: &EmbeddingRequest) -> ApiResult<(ModelInf
         };
         return Err(ApiError::invalid("dimensions", message));
     }
-    Ok((model.clone(), asked))
+    Ok((model, asked))
 }
 
 async fn inputs(

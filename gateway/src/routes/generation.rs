@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::Request;
 use engine::model::{ModelInfo, Task};
-use engine::{Event, EventStream, FinishReason, Finished, TokenLogprob};
+use engine::{Event, EventStream, FinishReason, Finished, ModelLease, TokenLogprob};
 use openapi::Usage;
 use sha2::{Digest, Sha256};
 
@@ -66,11 +66,11 @@ pub fn timing(app: &App, request: &Request) -> Timing {
 /// The model called `name`, if it generates text.
 ///
 /// # Errors
-/// 404, or 400 for an embedding model.
-pub fn generating_model(app: &App, name: &str) -> ApiResult<ModelInfo> {
-    let model = app.engine.model(name).map_err(|_| ApiError::unknown_model(name))?;
+/// 404, 503 while the model is being unloaded, or 400 for an embedding model.
+pub fn generating_model(app: &App, name: &str) -> ApiResult<ModelLease> {
+    let model = app.engine.model(name).map_err(|error| ApiError::from_engine(error, "model"))?;
     match model.task {
-        Task::Generate => Ok(model.clone()),
+        Task::Generate => Ok(model),
         Task::Embed { .. } => {
             let message = format!("The model `{name}` makes embeddings; send it to /v1/embeddings");
             Err(ApiError::invalid("model", message))
@@ -99,14 +99,17 @@ impl Choices {
     /// The engine's refusal; `prompt_param` is what the endpoint calls its input.
     pub fn submit(
         app: &SharedApp,
+        model: &ModelLease,
         requests: Vec<engine::Request>,
         timing: Timing,
         prompt_param: &str,
     ) -> ApiResult<Choices> {
         let mut running = Vec::with_capacity(requests.len());
         for request in requests {
-            let events =
-                app.engine.submit(request).map_err(|error| ApiError::from_engine(error, prompt_param))?;
+            let events = app
+                .engine
+                .submit_to(model, request)
+                .map_err(|error| ApiError::from_engine(error, prompt_param))?;
             running.push(Some(Running { events, last_token: None }));
         }
         Ok(Choices { app: Arc::clone(app), timing, running, turn: 0 })

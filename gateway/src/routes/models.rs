@@ -24,8 +24,8 @@ pub async fn retrieve(
 ) -> ApiResult<Response> {
     // Rejected when its percent-encoding is not UTF-8, which no model's name is.
     let Ok(Path(name)) = path else { return Err(ApiError::unknown_model("?")) };
-    let model = app.engine.model(&name).map_err(|_| ApiError::unknown_model(&name))?;
-    Ok(json_reply(&describe(model)))
+    let model = app.engine.model(&name).map_err(|error| ApiError::from_engine(error, "model"))?;
+    Ok(json_reply(&describe(&model)))
 }
 
 fn describe(model: &ModelInfo) -> Model {

@@ -1,0 +1,19 @@
+//! Requests to the operating system that are advice: a refusal changes nothing but speed or memory use.
+
+/// Lets every other thread go first: the calling thread gets about a tenth of a core that others want
+/// too, and a whole one that nobody wants.
+pub fn yield_to_others() {
+    // The system's scale ends at 19, which would starve the thread for as long as others are busy.
+    const NICENESS: libc::c_int = 10;
+    // SAFETY: plain numbers in and out; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+}
+
+/// Gives memory that was freed back to the system now; the allocator would keep some of it at hand.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: glibc's allocator takes its own locks; 0 keeps no slack.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
