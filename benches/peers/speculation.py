@@ -1,0 +1,137 @@
+"""What guessing next tokens saves: Janus with `engine.speculation` off and adaptive, in one run.
+
+    python3 benches/peers/speculation.py [--model NAME_OR_PATH] [--rounds 3] [--clients 1 4] [--json FILE]
+
+Both servers are started in turn (A-B-A-B) and asked the same: to summarise, to edit code, to quote, and,
+where guesses have little to go by, to write freely, greedily and with a seed. Every answer has to be the
+same with and without guesses. Prints tokens a second of both, the ratio of their medians, and how many
+guesses were computed and came true.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import models
+from machine import describe, sentence
+from servers import CACHE, Setup, janus_binary, start, together
+
+ARTICLE = """The lighthouse at Corran Point was built in 1871 after three ships were lost in one winter. Its lamp burned
+whale oil at first, then paraffin, and from 1934 electric light. The keeper lived with his family in the low white
+house beside the tower, and the children rowed across the sound to school. In 1968 the light became automatic and
+the last keeper, Angus Rae, left the island. Today the white house is a museum of the sound: it shows the old lens,
+the logbooks of the keepers, and the boat in which the children crossed. About nine thousand people visit it each
+summer. The museum is run by volunteers of the village, who also repaint the tower every fifth year."""
+
+CODE = '''def mean(values):
+    total = 0
+    for value in values:
+        total = total + value
+    return total / len(values)
+
+
+def variance(values):
+    average = mean(values)
+    total = 0
+    for value in values:
+        total = total + (value - average) ** 2
+    return total / len(values)
+
+
+def deviation(values):
+    return variance(values) ** 0.5
+'''
+
+TASKS = {
+    "summarise": f"Summarise this text in three sentences, keeping its names and years.\n\n{ARTICLE}",
+    "edit code": f"Rename `values` to `numbers` in this code. Print the whole code.\n\n```python\n{CODE}```",
+    "quote": f"Repeat this text word for word.\n\n{ARTICLE}",
+    "write": "Write a story about a clockmaker who finds a door behind the oldest clock in the shop.",
+    "write, sampled": "Describe a market in a harbour town on a rainy morning.",
+}
+TOKENS = 160
+
+
+def ask(server, task: str) -> tuple[int, str]:
+    """Tokens and text of one answer."""
+    sampling = {"temperature": 0.9, "seed": 7} if task.endswith("sampled") else {"temperature": 0}
+    body = {"messages": [{"role": "user", "content": TASKS[task]}], "max_tokens": TOKENS} | sampling
+    reply = server.post("/v1/chat/completions", body)
+    return reply["usage"]["completion_tokens"], reply["choices"][0]["message"]["content"]
+
+
+def speed(server, task: str, clients: int) -> tuple[float, str]:
+    started = time.perf_counter()
+    answers = together([lambda: ask(server, task)] * clients)
+    seconds = time.perf_counter() - started
+    texts = {text for _, text in answers}
+    if len(texts) != 1:
+        sys.exit(f"{task}: the same request was answered in {len(texts)} ways")
+    return sum(tokens for tokens, _ in answers) / seconds, texts.pop()
+
+
+def measure(binary: Path, path: Path, mode: str, clients: list[int]) -> tuple[dict, dict, dict]:
+    """Speeds and texts by task and clients, and counts of guesses."""
+    options = ("--set", f"engine.speculation={mode}")
+    server = start("janus", binary, Setup(path, describe()["cores"], 4096, 16, janus_options=options))
+    speeds, texts, guesses = {}, {}, {}
+    try:
+        for task in TASKS:
+            ask(server, task)  # The prompt's pages are there from now on, with and without guesses.
+            before = counts(server)
+            for count in clients:
+                speeds[task, count], texts[task] = speed(server, task, count)
+            guesses[task] = [after - b for after, b in zip(counts(server), before)]
+    finally:
+        server.stop()
+    return speeds, texts, guesses
+
+
+def counts(server) -> list[int]:
+    names = ("janus_engine_guessed_tokens_total", "janus_engine_accepted_guesses_total")
+    return [int(server.metric(name)) for name in names]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    binary = janus_binary(arguments.janus)
+    path = models.path_of(arguments.model, binary, accept_license=False)
+    print(sentence(describe()), file=sys.stderr)
+    speeds: dict = {}
+    for number in range(arguments.rounds):
+        texts = {}
+        for mode in ("off", "adaptive"):
+            print(f"round {number + 1}, {mode}", file=sys.stderr, flush=True)
+            found, texts[mode], guesses = measure(binary, path, mode, arguments.clients)
+            for place, value in found.items():
+                speeds.setdefault(place, {}).setdefault(mode, []).append(value)
+        if texts["off"] != texts["adaptive"]:
+            sys.exit("guesses changed an answer")
+    rows = []
+    for (task, clients), values in speeds.items():
+        off, on = (statistics.median(values[mode]) for mode in ("off", "adaptive"))
+        rows.append({"task": task, "clients": clients, "off_tok_s": off, "adaptive_tok_s": on, "ratio": on / off})
+    print("| task | clients | off, tok/s | adaptive, tok/s | ratio | guesses right / computed |\n|---|---|---|---|---|---|")
+    for row in rows:
+        guessed, right = guesses[row["task"]]
+        print(
+            f"| {row['task']} | {row['clients']} | {row['off_tok_s']:.0f} | {row['adaptive_tok_s']:.0f} "
+            f"| {row['ratio']:.2f} | {right} / {guessed} |"
+        )
+    print("all answers were the same with and without guesses")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
