@@ -8,18 +8,24 @@ pub struct Tally {
     pub skipped: usize,
     /// `NOT RUN: why`, in order of appearance, each once.
     pub not_run: Vec<String>,
-    /// `NAME: ran` or `NAME: NOT RUN: why` of instruction sets, each once. No machine has them all, so
-    /// these are shown and never a failure.
-    pub isas: Vec<String>,
+    /// Instruction sets, each once, with `ran` or `NOT RUN: why`. No machine has them all, so these are
+    /// shown and never a failure.
+    pub isas: Vec<(String, String)>,
 }
 
 impl Tally {
+    /// Of a suite that this machine lacks the instructions, or an emulator, for.
+    pub fn lacking(isa: &str, why: &str) -> Tally {
+        Tally { isas: vec![(isa.to_owned(), format!("NOT RUN: {why}"))], ..Tally::default() }
+    }
+
     /// Reads one line of a runner's output; lines of no interest change nothing.
     pub fn read(&mut self, line: &str) {
         let line = line.trim();
-        if let Some(isa) = line.strip_prefix("isa ").filter(|isa| isa.contains(": ")) {
-            if !self.isas.iter().any(|seen| seen == isa) {
-                self.isas.push(isa.to_owned());
+        if let Some((isa, outcome)) = line.strip_prefix("isa ").and_then(|line| line.split_once(": ")) {
+            let entry = (isa.to_owned(), outcome.to_owned());
+            if !self.isas.contains(&entry) {
+                self.isas.push(entry);
             }
         } else if let Some(why) = line.find("NOT RUN: ").map(|start| &line[start + "NOT RUN: ".len()..]) {
             let why = why.trim_end_matches(['\'', '"', ')']).to_owned();
@@ -65,13 +71,13 @@ impl Tally {
 }
 
 /// Prints every suite, everything not run, and the closing line `N passed, N failed`.
-pub fn print(suites: &[(&str, Tally)]) {
+pub fn print(suites: &[(String, Tally)]) {
     println!("\n{:<28} {:>8} {:>8} {:>8}", "suite", "passed", "failed", "skipped");
     for (name, tally) in suites {
         println!("{name:<28} {:>8} {:>8} {:>8}", tally.passed, tally.failed, tally.skipped);
     }
-    for (name, tally) in suites {
-        tally.isas.iter().for_each(|isa| println!("instruction set in {name}: {isa}"));
+    for (isa, outcome) in isas(suites) {
+        println!("isa {isa}: {outcome}");
     }
     for (name, tally) in suites {
         tally.not_run.iter().for_each(|why| println!("NOT RUN in {name}: {why}"));
@@ -79,6 +85,27 @@ pub fn print(suites: &[(&str, Tally)]) {
     let passed: usize = suites.iter().map(|(_, tally)| tally.passed).sum();
     let failed: usize = suites.iter().map(|(_, tally)| tally.failed).sum();
     println!("\n{passed} passed, {failed} failed");
+}
+
+/// Every instruction set the suites speak of: the suites it ran in, or why it ran in none.
+fn isas(suites: &[(String, Tally)]) -> Vec<(&str, String)> {
+    let mut names: Vec<&str> = Vec::new();
+    for (isa, _) in suites.iter().flat_map(|(_, tally)| &tally.isas) {
+        if !names.contains(&isa.as_str()) {
+            names.push(isa);
+        }
+    }
+    let entries = || suites.iter().flat_map(|(suite, tally)| tally.isas.iter().map(move |isa| (suite, isa)));
+    let outcome = |name: &str| {
+        let of_name = || entries().filter(|(_, (isa, _))| isa == name);
+        let ran: Vec<&str> =
+            of_name().filter(|(_, (_, outcome))| outcome == "ran").map(|(suite, _)| suite.as_str()).collect();
+        match of_name().next() {
+            Some((_, (_, why))) if ran.is_empty() => why.clone(),
+            _ => format!("ran in {}", ran.join(", ")),
+        }
+    };
+    names.into_iter().map(|name| (name, outcome(name))).collect()
 }
 
 #[cfg(test)]
@@ -120,10 +147,24 @@ mod tests {
 
     #[test]
     fn instruction_sets_are_listed_apart_from_tests_not_run() {
-        let mut tally = Tally::default();
-        let lines = ["isa scalar: ran", "isa neon: NOT RUN: this machine lacks it", "isa scalar: ran"];
-        lines.iter().for_each(|line| tally.read(line));
-        assert_eq!(tally.isas, ["scalar: ran", "neon: NOT RUN: this machine lacks it"]);
-        assert!(tally.not_run.is_empty());
+        let suite = |name: &str, lines: &[&str]| {
+            let mut tally = Tally::default();
+            lines.iter().for_each(|line| tally.read(line));
+            assert!(tally.not_run.is_empty());
+            (name.to_owned(), tally)
+        };
+        let lacks = |isa: &str| format!("isa {isa}: NOT RUN: this machine lacks it");
+        let suites = [
+            suite("here", &["isa scalar: ran", &lacks("neon"), &lacks("neon-i8mm"), "isa scalar: ran"]),
+            suite("emulated", &["isa scalar: ran", "isa neon: ran", &lacks("neon-i8mm")]),
+            ("aarch64".to_owned(), Tally::lacking("aarch64", "no emulator")),
+        ];
+        let expected = [
+            ("scalar", "ran in here, emulated"),
+            ("neon", "ran in emulated"),
+            ("neon-i8mm", "NOT RUN: this machine lacks it"),
+            ("aarch64", "NOT RUN: no emulator"),
+        ];
+        assert_eq!(isas(&suites), expected.map(|(isa, outcome)| (isa, outcome.to_owned())));
     }
 }

@@ -10,16 +10,19 @@ use crate::process::{cargo, command, display, step};
 use crate::root;
 use crate::summary::{self, Tally};
 
+mod emulated;
 mod server;
 
 pub const HELP: &str = "\
 Fetches the test models, runs every test, prints one summary that lists what was not run.
 
-Usage: cargo xtask test [CRATE|clients]
+Usage: cargo xtask test [CRATE|clients|emulated]
 
 Arguments:
-  CRATE      that crate's tests only
-  clients    only the client tests in clients/, against a server this starts
+  CRATE       that crate's tests only
+  clients     only the client tests in clients/, against a server this starts
+  emulated    only the tests of kernels and models for aarch64, under QEMU (part of the whole as well,
+              where a cross compiler and QEMU are installed)
 
 Environment:
   JANUS_TEST_MODELS    folder of test models (default: $HOME/.cache/janus-test-models); filled by `janus pull`
@@ -32,15 +35,20 @@ pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
     let suites = match arguments {
         [] => {
             let models = fetch_models()?;
-            let mut suites = vec![("cargo test", cargo_test(&["--workspace"], &models)?)];
+            let mut suites = vec![("cargo test".to_owned(), cargo_test(&["--workspace"], &models)?)];
+            suites.extend(emulated::run_if_possible(tally)?);
             suites.extend(clients(&models)?);
             suites
         }
         [name] if name == "clients" => clients(&fetch_models()?)?,
+        [name] if name == "emulated" => match emulated::missing()? {
+            Some(why) => bail!("NOT RUN: aarch64: {why}"),
+            None => emulated::run(tally)?,
+        },
         [name] if name == "xtask" => {
-            vec![("cargo test", cargo_test(&["--package", name], &models_folder()?)?)]
+            vec![("cargo test".to_owned(), cargo_test(&["--package", name], &models_folder()?)?)]
         }
-        [name] => vec![("cargo test", cargo_test(&["--package", name], &fetch_models()?)?)],
+        [name] => vec![("cargo test".to_owned(), cargo_test(&["--package", name], &fetch_models()?)?)],
         _ => bail!("`test` takes one crate; see `cargo xtask test --help`"),
     };
     summary::print(&suites);
@@ -86,7 +94,7 @@ fn cargo_test(packages: &[&str], models: &Path) -> anyhow::Result<Tally> {
 }
 
 /// Client suites that exist, against one server.
-fn clients(models: &Path) -> anyhow::Result<Vec<(&'static str, Tally)>> {
+fn clients(models: &Path) -> anyhow::Result<Vec<(String, Tally)>> {
     let (python, node) = (root().join("clients/python"), root().join("clients/node"));
     if !python.exists() && !node.exists() {
         return Ok(Vec::new());
@@ -94,10 +102,10 @@ fn clients(models: &Path) -> anyhow::Result<Vec<(&'static str, Tally)>> {
     let server = server::Server::start(&build_janus()?, models)?;
     let mut suites = Vec::new();
     if python.exists() {
-        suites.push(("clients/python", python_clients(&python, &server)?));
+        suites.push(("clients/python".to_owned(), python_clients(&python, &server)?));
     }
     if node.exists() {
-        suites.push(("clients/node", node_clients(&node, &server)?));
+        suites.push(("clients/node".to_owned(), node_clients(&node, &server)?));
     }
     server.stop()?;
     Ok(suites)

@@ -168,8 +168,8 @@ pub struct PullArguments {
 }
 
 const BENCH_EXAMPLES: &str = "\
-Speeds are medians, beside the read bandwidth and int8 peak measured in the same run. KERNELS_ISA
-(scalar, avx2, avx512vnni) forces an instruction set.
+Speeds are medians, beside the read bandwidth and int8 peak measured in the same run. KERNELS_ISA=NAME
+forces an instruction set of this machine; a wrong name lists them.
 
 Examples:
   janus bench
