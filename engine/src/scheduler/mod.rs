@@ -4,20 +4,27 @@
 //! * A step has a budget of tokens, and of time as far as earlier steps tell it. Running streams decode first, one row each; prompts share the rest in
 //!   chunks: half of it for the oldest, so that no prompt starves, and the other half for those that
 //!   got least so far, so that a newcomer starts at once beside a long prompt.
-//! * A sequence is admitted in order of arrival, when there are pages for all of its prompt.
+//! * A sequence is admitted when there are pages for all of its prompt, in the order that `fairness/`
+//!   says. The last places and pages are kept for principals that have nothing running.
 //! * When pages run out, the weakest sequence gives up its own and is computed again later, under its
 //!   old rank: first those whose client does not read, then those that have not answered yet, then
 //!   the less urgent, then the latest. The strongest always goes on, so everything admitted ends.
+//! * A sequence that has not answered yet also gives way, once, to one of a more urgent band that finds
+//!   no room.
 //! * A sequence whose client does not read is skipped, and reported when it lasts too long.
 //!
 //! | file | what is in it |
 //! |---|---|
 //! | `sequence.rs` | one generation's state |
 //! | `pace.rs` | how many tokens fit into a step's time |
+//! | `fairness/` | whom to serve next |
+//! | `admit.rs` | who gets a place and pages, and who gives them up |
 //! | `plan.rs` | who gets how many rows of a step, and the pages for them |
 //! | `prefix.rs` | pages of prefixes that were computed before, or are right now |
 //! | `simulation.rs` | seeded tests over arrivals, cancels, pauses and full memory |
 
+mod admit;
+mod fairness;
 mod pace;
 mod plan;
 mod prefix;
@@ -28,10 +35,11 @@ mod simulation;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::fairness::Fairness;
 pub use self::pace::Pace;
 pub use self::prefix::Reused;
+use self::sequence::Sequence;
 pub use self::sequence::SequenceId;
-use self::sequence::{Sequence, Weakness};
 use crate::Caller;
 use crate::batch::Batch;
 use crate::pages::{PagePool, PrefixScope};
@@ -151,6 +159,7 @@ pub struct Scheduler {
     limits: SchedulerLimits,
     pool: PagePool,
     pace: Pace,
+    fairness: Fairness,
     /// Those with pages, by rank.
     running: BTreeMap<SequenceId, Sequence>,
     /// Those without, by rank: new ones and preempted ones.
@@ -172,6 +181,7 @@ impl Scheduler {
             pool: PagePool::new(limits.pages),
             limits,
             pace: Pace::default(),
+            fairness: Fairness::default(),
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
@@ -183,7 +193,8 @@ impl Scheduler {
             self.apply(now, event);
         }
         let mut actions = Actions { stalled: self.stalled(now), ..Actions::default() };
-        self.admit(&mut actions);
+        self.fairness.begin_step(now);
+        while self.admit_next(now, &mut actions) {}
         self.plan(&mut actions);
         let idle = actions.batch.tokens.is_empty();
         let scrub = if idle { self.limits.idle_scrub_pages_max } else { self.limits.scrub_pages_max };
@@ -213,11 +224,17 @@ impl Scheduler {
         match event {
             SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope } => {
                 assert!(!prompt.is_empty(), "requests with an empty prompt are refused");
-                self.waiting.insert(id, Sequence::new(caller, prompt, score_prompt, scope));
+                let account = self.fairness.open(&caller);
+                self.waiting.insert(id, Sequence::new(caller, account, prompt, score_prompt, scope));
+                self.fairness.wait(account, id);
             }
             SchedulerEvent::Sampled { id, token } => {
-                if let Some(sequence) = self.get_mut(id) {
-                    sequence.push(token);
+                if let Some(sequence) = self.get_mut(id)
+                    && sequence.push(token)
+                {
+                    // A guess that was right leads to one more token than the step was charged for.
+                    let account = sequence.account;
+                    self.fairness.charge_output(account);
                 }
             }
             SchedulerEvent::Guessed { id, tokens } => {
@@ -225,15 +242,18 @@ impl Scheduler {
                     sequence.guesses = tokens;
                 }
             }
-            SchedulerEvent::Ended { id } => self.end(id),
+            SchedulerEvent::Ended { id } => self.end(id, now),
             SchedulerEvent::Paused { id } => {
                 if let Some(sequence) = self.get_mut(id) {
                     sequence.paused_since.get_or_insert(now);
+                    let account = sequence.account;
+                    self.fairness.leave(account, id);
                 }
             }
             SchedulerEvent::Resumed { id } => {
                 if let Some(sequence) = self.get_mut(id) {
                     sequence.paused_since = None;
+                    self.wait(id);
                 }
             }
             SchedulerEvent::Ran { rows, took } => {
@@ -243,11 +263,21 @@ impl Scheduler {
         }
     }
 
-    fn end(&mut self, id: SequenceId) {
-        self.waiting.remove(&id);
-        if let Some(mut sequence) = self.running.remove(&id) {
+    fn end(&mut self, id: SequenceId, now: Duration) {
+        let sequence = if let Some(mut sequence) = self.running.remove(&id) {
             self.pool.release(&mut sequence.pages);
+            self.fairness.yield_place(sequence.account);
+            sequence
+        } else if let Some(sequence) = self.waiting.remove(&id) {
+            self.fairness.leave(sequence.account, id);
+            sequence
+        } else {
+            return;
+        };
+        if sequence.admitted {
+            self.fairness.refund(sequence.account, sequence.prompt_unreached());
         }
+        self.fairness.end(sequence.account, now);
     }
 
     fn stalled(&self, now: Duration) -> Vec<SequenceId> {
@@ -255,58 +285,6 @@ impl Scheduler {
             sequence.paused_since.is_some_and(|since| since + self.limits.stalled_client_max <= now)
         };
         self.sequences().filter(|(_, sequence)| expired(sequence)).map(|(id, _)| id).collect()
-    }
-
-    /// Moves sequences from waiting to running in order of rank, as far as places and pages go. A
-    /// sequence whose client does not read gives up its place to one whose client does.
-    fn admit(&mut self, actions: &mut Actions) {
-        while let Some(id) = self.first_admissible() {
-            if self.has_room_for(id) {
-                let mut sequence = self.waiting.remove(&id).expect("just found there");
-                if !std::mem::replace(&mut sequence.admitted, true) {
-                    actions.admitted.push(id);
-                }
-                self.running.insert(id, sequence);
-                self.reuse(id, actions);
-            } else if let Some(victim) = self.weakest().filter(|victim| self.running[victim].is_paused()) {
-                self.preempt(victim, actions);
-            } else {
-                return;
-            }
-        }
-    }
-
-    fn first_admissible(&self) -> Option<SequenceId> {
-        self.waiting.iter().find(|(_, sequence)| !sequence.is_paused()).map(|(&id, _)| id)
-    }
-
-    /// Whether there is a place, and pages for all known tokens of a waiting sequence beside what running
-    /// prompts still need and one page of growth for each.
-    fn has_room_for(&mut self, id: SequenceId) -> bool {
-        if self.running.len() >= self.limits.running_sequences_max {
-            return false;
-        }
-        let promised: usize = self.running.values().map(|s| s.pages_lacking(s.tokens.len())).sum();
-        let sequence = &self.waiting[&id];
-        let needed = sequence.pages_lacking(sequence.tokens.len()) - self.pages_shared_with_running(id);
-        needed + promised + self.running.len() <= self.pool.free()
-    }
-
-    /// The one that gives way first.
-    fn weakest(&self) -> Option<SequenceId> {
-        let by_weakness = |(&id, sequence): (&SequenceId, &Sequence)| -> (Weakness, SequenceId) {
-            (sequence.weakness(id), id)
-        };
-        self.running.iter().map(by_weakness).max().map(|(_, id)| id)
-    }
-
-    /// Takes a running sequence's pages; it waits, under its rank, to be computed again.
-    fn preempt(&mut self, id: SequenceId, actions: &mut Actions) {
-        let mut sequence = self.running.remove(&id).expect("only running sequences are preempted");
-        self.pool.release(&mut sequence.pages);
-        sequence.forget();
-        self.waiting.insert(id, sequence);
-        actions.preempted.push(id);
     }
 
     fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use kernels::{PAGE_TOKENS, PagedRows};
 
+use super::fairness::PromptClaim;
 use super::prefix::Candidate;
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Output, OutputKind, Scheduler};
@@ -26,7 +27,12 @@ impl Scheduler {
         grants.retain(|grant| self.running.contains_key(&grant.id));
         for Grant { id, rows, guesses } in grants {
             let sequence = self.running.get_mut(&id).expect("just retained");
+            let unreached = sequence.prompt_unreached();
             push_rows(id, sequence, rows, actions);
+            self.fairness.charge_prompt(sequence.account, unreached - sequence.prompt_unreached());
+            if sequence.remaining() == 0 {
+                self.fairness.charge_output(sequence.account);
+            }
             push_guesses(sequence, guesses, actions);
         }
     }
@@ -72,22 +78,48 @@ impl Scheduler {
         }
     }
 
-    /// How many rows each of these prompts gets.
-    fn share_out(&self, candidates: &[Candidate], budget: &mut usize) -> Vec<usize> {
-        let chunk_max = (*budget / 2).max(PAGE_TOKENS);
+    /// How many rows each of these prompts gets. Those of an account stand together.
+    fn share_out(&mut self, candidates: &[Candidate], budget: &mut usize) -> Vec<usize> {
+        let account = |candidate: &Candidate| self.running[&candidate.id].account;
+        let by_account: Vec<&[Candidate]> = candidates.chunk_by(|a, b| account(a) == account(b)).collect();
+        let claims: Vec<PromptClaim> = by_account.iter().map(|prompts| self.claim(prompts)).collect();
+        let shares = self.fairness.share(&claims, *budget);
         let mut scored_left = self.limits.scored_rows_max;
-        let mut shares = vec![0; candidates.len()];
+        let mut rows = Vec::with_capacity(candidates.len());
+        for (prompts, share) in by_account.into_iter().zip(shares) {
+            self.divide(prompts, share, &mut scored_left, &mut rows);
+        }
+        *budget -= rows.iter().sum::<usize>();
+        rows
+    }
+
+    /// What one account's prompts could use.
+    fn claim(&self, prompts: &[Candidate]) -> PromptClaim {
+        let tokens = prompts.iter().map(|prompt| self.running[&prompt.id].remaining()).sum();
+        PromptClaim { account: self.running[&prompts[0].id].account, tokens }
+    }
+
+    /// Divides one account's tokens among its prompts, and appends what each gets to `rows`.
+    fn divide(
+        &self,
+        prompts: &[Candidate],
+        mut share: usize,
+        scored_left: &mut usize,
+        rows: &mut Vec<usize>,
+    ) {
+        let chunk_max = (share / 2).max(PAGE_TOKENS);
+        let first = rows.len();
+        rows.resize(first + prompts.len(), 0);
         // Everyone gets a chunk before anyone gets what is left over.
         for pass_max in [chunk_max, usize::MAX] {
-            for (candidate, share) in candidates.iter().zip(&mut shares) {
-                let sequence = &self.running[&candidate.id];
-                let rows = (sequence.remaining() - *share).min(pass_max).min(*budget);
-                let rows = limit_scored_rows(sequence, *share, rows, &mut scored_left);
-                *share += rows;
-                *budget -= rows;
+            for (prompt, rows) in prompts.iter().zip(&mut rows[first..]) {
+                let sequence = &self.running[&prompt.id];
+                let more = (sequence.remaining() - *rows).min(pass_max).min(share);
+                let more = limit_scored_rows(sequence, *rows, more, scored_left);
+                *rows += more;
+                share -= more;
             }
         }
-        shares
     }
 
     /// Grants as many of `rows` rows as there are pages for, and returns how many.
@@ -119,11 +151,14 @@ impl Scheduler {
         }
     }
 
-    /// The oldest first, whose share is certain; then those that got least so far.
+    /// Accounts by what was computed for them, so that who goes first computes what several begin with.
+    /// Of an account the oldest first, whose share is certain; then those that got least so far.
     fn prefill_order(&self) -> Vec<SequenceId> {
         let mut order = self.runnable(|sequence| sequence.remaining() > 1);
-        if order.len() > 2 {
-            order[1..].sort_by_key(|id| self.running[id].computed);
+        let account = |id: &SequenceId| self.running[id].account;
+        order.sort_by_key(|id| (self.fairness.turn(account(id)), account(id)));
+        for prompts in order.chunk_by_mut(|a, b| account(a) == account(b)) {
+            prompts[1..].sort_by_key(|id| self.running[id].computed);
         }
         order
     }
@@ -145,7 +180,7 @@ impl Scheduler {
                     self.running.get_mut(&id).expect("it runs").pages.push(page);
                     lacking -= 1;
                 }
-                None => match self.weakest() {
+                None => match self.weakest(|_| true) {
                     Some(victim) if victim != id => self.preempt(victim, actions),
                     _ => break,
                 },

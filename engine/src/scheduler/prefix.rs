@@ -72,6 +72,7 @@ impl Scheduler {
             tokens += sequence.take_over(page);
         }
         if tokens > 0 {
+            self.fairness.refund(sequence.account, tokens);
             actions.reused.push(Reused { id, tokens });
         }
     }

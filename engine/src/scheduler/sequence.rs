@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kernels::PAGE_TOKENS;
 
+use super::fairness::AccountId;
 use crate::pages::{Chain, PrefixScope};
 use crate::{Band, Caller};
 
@@ -18,6 +19,8 @@ pub struct SequenceId(pub u64);
 pub(super) struct Sequence {
     /// On whose behalf it runs.
     pub caller: Caller,
+    /// Where its service is counted.
+    pub account: AccountId,
     /// Prompt, then generated tokens.
     pub tokens: Vec<u32>,
     pub prompt_tokens: usize,
@@ -40,6 +43,8 @@ pub(super) struct Sequence {
     pub paused_since: Option<Duration>,
     /// Whether it was ever admitted.
     pub admitted: bool,
+    /// Whether it gave up its pages for a more urgent band; once is enough.
+    pub gave_way: bool,
 }
 
 /// Who gives way to whom when pages run out; the greatest gives way first.
@@ -54,9 +59,16 @@ pub(super) struct Weakness {
 }
 
 impl Sequence {
-    pub fn new(caller: Caller, prompt: Vec<u32>, score_prompt: bool, scope: PrefixScope) -> Sequence {
+    pub fn new(
+        caller: Caller,
+        account: AccountId,
+        prompt: Vec<u32>,
+        score_prompt: bool,
+        scope: PrefixScope,
+    ) -> Sequence {
         Sequence {
             caller,
+            account,
             prompt_tokens: prompt.len(),
             tokens: prompt,
             computed: 0,
@@ -69,18 +81,21 @@ impl Sequence {
             score_from: score_prompt.then_some(0),
             paused_since: None,
             admitted: false,
+            gave_way: false,
         }
     }
 
     /// Goes on with a token. One that was guessed right is computed already; behind a wrong one, what the
-    /// cache holds is overwritten as the sequence goes on.
-    pub fn push(&mut self, token: u32) {
-        match self.guessed.pop_front() == Some(token) {
+    /// cache holds is overwritten as the sequence goes on. Returns whether it was guessed right.
+    pub fn push(&mut self, token: u32) -> bool {
+        let right = self.guessed.pop_front() == Some(token);
+        match right {
             true => self.computed += 1,
             false => self.guessed.clear(),
         }
         self.guesses.clear();
         self.tokens.push(token);
+        right
     }
 
     /// Takes the first `count` guesses into the step being planned.
@@ -113,6 +128,23 @@ impl Sequence {
         tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len())
     }
 
+    /// Whether its client has seen a token.
+    pub fn is_started(&self) -> bool {
+        self.tokens.len() > self.prompt_tokens
+    }
+
+    /// Prompt tokens that were never computed nor found: those its account does not owe yet.
+    pub fn prompt_unreached(&self) -> usize {
+        self.prompt_tokens - self.prompt_reached
+    }
+
+    /// Whether it gives up its pages to let another be admitted: its client does not read, or has seen
+    /// nothing yet while one of the more urgent `band` waits.
+    pub fn makes_room_for(&self, band: Option<Band>) -> bool {
+        let less_urgent = band.is_some_and(|band| self.caller.band > band);
+        self.is_paused() || (less_urgent && !self.is_started() && !self.gave_way)
+    }
+
     pub fn is_paused(&self) -> bool {
         self.paused_since.is_some()
     }
@@ -130,11 +162,6 @@ impl Sequence {
     }
 
     pub fn weakness(&self, rank: SequenceId) -> Weakness {
-        Weakness {
-            paused: self.is_paused(),
-            unstarted: self.tokens.len() == self.prompt_tokens,
-            band: self.caller.band,
-            rank,
-        }
+        Weakness { paused: self.is_paused(), unstarted: !self.is_started(), band: self.caller.band, rank }
     }
 }

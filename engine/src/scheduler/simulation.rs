@@ -139,7 +139,7 @@ impl World {
         };
         prompt.iter().for_each(|&token| client.push(token));
         self.clients.insert(id, client);
-        let caller = Caller::default();
+        let caller = self.caller();
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
     }
 
@@ -158,6 +158,14 @@ impl World {
         prompt.extend((common..length).map(|_| self.below(1000) as u32));
         self.spoken.push(prompt.clone());
         prompt
+    }
+
+    /// One of a few principals, mostly in the usual band.
+    fn caller(&mut self) -> Caller {
+        let principal = ["a", "b", "c", "d"][self.below(4)].into();
+        let weight = std::num::NonZeroU32::new(1 + self.below(4) as u32).expect("at least 1");
+        let band = fairness::BANDS[[0, 1, 1, 1, 2, 3][self.below(6)]];
+        Caller { principal, weight, band, ..Caller::default() }
     }
 
     /// Ends, pauses or resumes somebody.

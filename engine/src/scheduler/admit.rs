@@ -1,0 +1,95 @@
+//! Who gets a place and pages, and who gives them up.
+
+use std::time::Duration;
+
+use super::sequence::{Sequence, SequenceId, Weakness};
+use super::{Actions, Scheduler};
+
+/// One place and one page in so many are kept for principals that have nothing running.
+const KEPT_FRACTION: usize = 8;
+
+impl Scheduler {
+    /// Puts a waiting sequence in line, unless its client does not read.
+    pub(super) fn wait(&mut self, id: SequenceId) {
+        match self.waiting.get(&id) {
+            Some(sequence) if sequence.is_paused() => {}
+            Some(sequence) if sequence.admitted => self.fairness.wait_to_resume(sequence.account, id),
+            Some(sequence) => self.fairness.wait(sequence.account, id),
+            None => {}
+        }
+    }
+
+    /// Admits the sequence whose turn it is, or makes room for it. Returns whether it did either.
+    pub(super) fn admit_next(&mut self, now: Duration, actions: &mut Actions) -> bool {
+        for (place, id) in self.fairness.candidates(now).into_iter().enumerate() {
+            if self.has_room_for(id) {
+                self.admit(id, now, actions);
+                return true;
+            }
+            // Only the first in line may displace others: those that overtake it would displace it next.
+            let band = (place == 0).then(|| self.waiting[&id].caller.band);
+            if let Some(victim) = self.weakest(|sequence| sequence.makes_room_for(band)) {
+                let sequence = self.running.get_mut(&victim).expect("just found there");
+                sequence.gave_way |= !sequence.is_paused();
+                self.preempt(victim, actions);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn admit(&mut self, id: SequenceId, now: Duration, actions: &mut Actions) {
+        let mut sequence = self.waiting.remove(&id).expect("only waiting sequences are admitted");
+        if std::mem::replace(&mut sequence.admitted, true) {
+            self.fairness.resume(sequence.account, id, now);
+        } else {
+            self.fairness.admit(sequence.account, id, sequence.prompt_unreached(), now);
+            actions.admitted.push(id);
+        }
+        self.running.insert(id, sequence);
+        self.reuse(id, actions);
+    }
+
+    /// Whether there is a place, and pages for all known tokens of a waiting sequence beside what running
+    /// prompts still need and one page of growth for each.
+    fn has_room_for(&mut self, id: SequenceId) -> bool {
+        let (places_kept, pages_kept) = self.kept_for_newcomers(&self.waiting[&id]);
+        if self.running.len() + places_kept >= self.limits.running_sequences_max {
+            return false;
+        }
+        let promised: usize = self.running.values().map(|s| s.pages_lacking(s.tokens.len())).sum();
+        let sequence = &self.waiting[&id];
+        let needed = sequence.pages_lacking(sequence.tokens.len()) - self.pages_shared_with_running(id);
+        needed + promised + self.running.len() + pages_kept <= self.pool.free()
+    }
+
+    /// Places and pages that `sequence` must leave free, so that who has nothing running finds room
+    /// however long others' answers are.
+    fn kept_for_newcomers(&self, sequence: &Sequence) -> (usize, usize) {
+        let alone = self.fairness.known() < 2;
+        if alone || sequence.admitted || self.fairness.running(sequence.account) == 0 {
+            return (0, 0);
+        }
+        (self.limits.running_sequences_max / KEPT_FRACTION, self.limits.pages / KEPT_FRACTION)
+    }
+
+    /// Of those that may be chosen, the one that gives way first.
+    pub(super) fn weakest(&self, may_be_chosen: impl Fn(&Sequence) -> bool) -> Option<SequenceId> {
+        let chosen = self.running.iter().filter(|(_, sequence)| may_be_chosen(sequence));
+        let by_weakness = |(&id, sequence): (&SequenceId, &Sequence)| -> (Weakness, SequenceId) {
+            (sequence.weakness(id), id)
+        };
+        chosen.map(by_weakness).max().map(|(_, id)| id)
+    }
+
+    /// Takes a running sequence's pages; it waits, under its rank, to be computed again.
+    pub(super) fn preempt(&mut self, id: SequenceId, actions: &mut Actions) {
+        let mut sequence = self.running.remove(&id).expect("only running sequences are preempted");
+        self.pool.release(&mut sequence.pages);
+        self.fairness.yield_place(sequence.account);
+        sequence.forget();
+        self.waiting.insert(id, sequence);
+        self.wait(id);
+        actions.preempted.push(id);
+    }
+}
