@@ -60,7 +60,7 @@ impl MappedBytes {
     /// Tells the system that these bytes are not needed for now, so that weights which were packed do not
     /// stay resident twice. They can still be read; the file is then asked again.
     pub fn release(&self) {
-        let page = 4096;
+        let page = page_bytes();
         let start = self.range.start.next_multiple_of(page);
         let end = self.range.end / page * page;
         if start < end {
@@ -76,6 +76,13 @@ impl MappedBytes {
             };
         }
     }
+}
+
+/// Bytes of a page: 4 KiB on most machines, up to 64 KiB on aarch64.
+fn page_bytes() -> usize {
+    // SAFETY: sysconf only returns a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
 }
 
 impl Deref for MappedBytes {

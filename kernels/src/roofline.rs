@@ -67,7 +67,10 @@ fn ops_per_step(isa: Isa) -> usize {
     match isa {
         Isa::Avx512Vnni => 8 * 64,
         Isa::Avx2 => 8 * 32,
-        _ => 8,
+        Isa::NeonI8mm => 16 * 32,
+        Isa::NeonDotprod => 16 * 16,
+        Isa::Neon => 8 * 16,
+        Isa::Scalar => 8,
     }
 }
 
@@ -79,6 +82,15 @@ fn dot_steps(isa: Isa, steps: usize) -> i32 {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::maddubs_steps(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => unsafe { neon::smmla_steps(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => unsafe { neon::sdot_steps(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::smlal_steps(steps) },
         _ => scalar_steps(steps),
     }
 }
@@ -129,5 +141,78 @@ mod x86 {
             }
         }
         sums.into_iter().fold(0, |total, sum| total ^ _mm256_extract_epi32::<0>(sum))
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+    use std::hint::black_box;
+
+    use crate::matmul::neon::dots::{sdot, smmla};
+
+    /// Sums that start apart, or the compiler would compute one of them.
+    #[target_feature(enable = "neon")]
+    fn sums() -> [int32x4_t; 16] {
+        let mut sums = [vdupq_n_s32(0); 16];
+        sums.iter_mut().enumerate().for_each(|(i, sum)| *sum = vdupq_n_s32(black_box(i as i32)));
+        sums
+    }
+
+    #[target_feature(enable = "neon")]
+    fn total(sums: [int32x4_t; 16]) -> i32 {
+        sums.into_iter().fold(0, |total, sum| total ^ vaddvq_s32(sum))
+    }
+
+    /// Sixteen independent `smmla` a step: latency times throughput of the widest cores.
+    #[target_feature(enable = "neon,i8mm")]
+    pub fn smmla_steps(steps: usize) -> i32 {
+        let (a, b) = (vdupq_n_s8(3), vdupq_n_s8(black_box(5)));
+        let mut sums = sums();
+        for _ in 0..steps {
+            for sum in &mut sums {
+                smmla(sum, a, b);
+            }
+        }
+        total(sums)
+    }
+
+    /// Sixteen independent `sdot` a step.
+    #[target_feature(enable = "neon,dotprod")]
+    pub fn sdot_steps(steps: usize) -> i32 {
+        let (a, b) = (vdupq_n_s8(3), vdupq_n_s8(black_box(5)));
+        let mut sums = sums();
+        for _ in 0..steps {
+            for sum in &mut sums {
+                sdot::<0>(sum, a, b);
+            }
+        }
+        total(sums)
+    }
+
+    /// Eight registers of weights a step, the products of four at a time summed in 16 bits before they are
+    /// widened: what the kernels do with codes of four or five bits.
+    #[target_feature(enable = "neon")]
+    pub fn smlal_steps(steps: usize) -> i32 {
+        let mut weights = [vdupq_n_s8(0); 8];
+        weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = vdupq_n_s8(black_box(i as i8)));
+        // Inputs differ and change, or the compiler would add weights first and multiply once.
+        let mut inputs = [vdupq_n_s8(0); 4];
+        inputs.iter_mut().enumerate().for_each(|(i, input)| *input = vdupq_n_s8(black_box(i as i8)));
+        let mut sums = [vdupq_n_s32(0); 2];
+        for _ in 0..steps {
+            for input in &mut inputs {
+                *input = vaddq_s8(*input, vdupq_n_s8(1));
+            }
+            for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+                let mut narrow = [vdupq_n_s16(0); 2];
+                for (weight, input) in weights.iter().zip(inputs) {
+                    narrow[0] = vmlal_s8(narrow[0], vget_low_s8(*weight), vget_low_s8(input));
+                    narrow[1] = vmlal_high_s8(narrow[1], *weight, input);
+                }
+                *sum = vpadalq_s16(*sum, vpaddq_s16(narrow[0], narrow[1]));
+            }
+        }
+        vaddvq_s32(veorq_s32(sums[0], sums[1]))
     }
 }

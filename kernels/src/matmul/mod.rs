@@ -15,7 +15,7 @@ mod avx512;
 mod dense;
 mod layout;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub(crate) mod neon;
 mod pack;
 mod scalar;
 #[cfg(test)]

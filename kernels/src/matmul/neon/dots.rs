@@ -139,18 +139,25 @@ impl Dots for Dotprod {
 fn add_lane<const LANE: i32, const N: usize>(group: Group, inputs: &[int8x16_t; N], sums: &mut [Sums; N]) {
     for (sums, input) in sums.iter_mut().zip(inputs) {
         for (sum, weights) in sums.iter_mut().zip(group) {
-            // SAFETY: reads and writes registers only; this function may use `dotprod`.
-            unsafe {
-                asm!(
-                    "sdot {sum:v}.4s, {weights:v}.16b, {input:v}.4b[{lane}]",
-                    sum = inout(vreg) *sum,
-                    weights = in(vreg) weights,
-                    input = in(vreg) *input,
-                    lane = const LANE,
-                    options(pure, nomem, nostack, preserves_flags),
-                );
-            }
+            sdot::<LANE>(sum, weights, *input);
         }
+    }
+}
+
+/// sums += weights (4 rows x 4 inputs) · the four inputs in `LANE`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+pub fn sdot<const LANE: i32>(sums: &mut int32x4_t, weights: int8x16_t, inputs: int8x16_t) {
+    // SAFETY: reads and writes registers only; this function may use `dotprod`.
+    unsafe {
+        asm!(
+            "sdot {sums:v}.4s, {weights:v}.16b, {inputs:v}.4b[{lane}]",
+            sums = inout(vreg) *sums,
+            weights = in(vreg) weights,
+            inputs = in(vreg) inputs,
+            lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags),
+        );
     }
 }
 
@@ -199,16 +206,23 @@ fn join_rows(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
 #[target_feature(enable = "neon,i8mm")]
 fn multiply_rows(rows: [[int8x16_t; 2]; 2], columns: int8x16_t, tiles: &mut [Sums; 2]) {
     for (tile, rows) in tiles.as_flattened_mut().iter_mut().zip(rows.as_flattened()) {
-        // SAFETY: reads and writes registers only; this function may use `i8mm`.
-        unsafe {
-            asm!(
-                "smmla {tile:v}.4s, {rows:v}.16b, {columns:v}.16b",
-                tile = inout(vreg) *tile,
-                rows = in(vreg) *rows,
-                columns = in(vreg) columns,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
+        smmla(tile, *rows, columns);
+    }
+}
+
+/// tile (2 rows x 2 columns) += rows (2 x 8 inputs) · columns (2 x 8 inputs).
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+pub fn smmla(tile: &mut int32x4_t, rows: int8x16_t, columns: int8x16_t) {
+    // SAFETY: reads and writes registers only; this function may use `i8mm`.
+    unsafe {
+        asm!(
+            "smmla {tile:v}.4s, {rows:v}.16b, {columns:v}.16b",
+            tile = inout(vreg) *tile,
+            rows = in(vreg) rows,
+            columns = in(vreg) columns,
+            options(pure, nomem, nostack, preserves_flags),
+        );
     }
 }
 

@@ -6,7 +6,7 @@
 //! and two columns.
 
 mod codes;
-mod dots;
+pub mod dots;
 mod scales;
 
 use std::arch::aarch64::*;
