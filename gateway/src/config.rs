@@ -96,9 +96,14 @@ pub struct Auth {
     pub api_keys: Vec<Secret>,
     /// A file with one key a line; empty lines and lines from `#` on are skipped. Empty: no file.
     pub api_keys_file: String,
+    /// Keys that may also load and unload models (`/admin/models`). Without any, only a server without
+    /// API keys lets that be done, by everybody who reaches it.
+    pub admin_keys: Vec<Secret>,
+    /// A file with such keys, in the form of `api_keys_file`. Empty: no file.
+    pub admin_keys_file: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Models {
     /// What to load: names from the catalogue (`janus models`), GGUF files or model folders, each
@@ -109,8 +114,15 @@ pub struct Models {
     pub folder: String,
     /// Caps the context of every model, in tokens. 0: what each model was made for.
     pub context_tokens_max: usize,
-    /// Check the files' SHA-256 again when they are loaded.
+    /// Check the SHA-256 of the catalogue's models each time they are loaded, beside the loading itself.
     pub verify: bool,
+    /// The models of `serve` stay loaded. Otherwise those that are idle may be unloaded when memory is
+    /// needed for others, unused for longest first.
+    pub keep: bool,
+    /// Load a model of `serve`, or an installed one of the catalogue, when a request names it.
+    pub on_demand: bool,
+    /// A request waits so long for its model to be loaded.
+    pub on_demand_wait_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -130,8 +142,14 @@ pub struct Engine {
     pub mixed_prefill_tokens_max: usize,
     /// Tokens of inputs that may wait to be embedded.
     pub embed_waiting_tokens_max: usize,
-    /// Memory for the context of running requests, for each chat model, in MiB.
+    /// Memory for weights and context of all models together, in MiB. 0: three quarters of what is
+    /// available at the start, in this machine or container.
+    pub memory_mib: usize,
+    /// Memory for the context of running requests, for each chat model, in MiB, at most.
     pub kv_mib: usize,
+    /// How much of the memory that weights leave goes to context, in percent; the rest is for models
+    /// loaded later.
+    pub kv_share_percent: usize,
     /// Tokens buffered for a client that reads slowly; then its sequence pauses.
     pub stream_backlog: usize,
     /// A sequence that its client paused for this long is cancelled.
@@ -209,6 +227,20 @@ impl Default for Server {
     }
 }
 
+impl Default for Models {
+    fn default() -> Self {
+        Models {
+            serve: Vec::new(),
+            folder: String::new(),
+            context_tokens_max: 0,
+            verify: true,
+            keep: true,
+            on_demand: false,
+            on_demand_wait_ms: 60_000,
+        }
+    }
+}
+
 impl Default for Engine {
     fn default() -> Self {
         let options = engine::EngineOptions::default();
@@ -220,7 +252,9 @@ impl Default for Engine {
             step_tokens_max: options.step_tokens_max,
             mixed_prefill_tokens_max: options.mixed_prefill_tokens_max,
             embed_waiting_tokens_max: options.embed_waiting_tokens_max,
+            memory_mib: 0,
             kv_mib: options.kv_bytes_max >> 20,
+            kv_share_percent: options.kv_share_percent,
             stream_backlog: options.stream_backlog,
             stalled_client_ms: options.stalled_client_max.as_millis() as u64,
             speculation: Speculation::default(),
@@ -250,6 +284,14 @@ impl Default for Log {
 }
 
 impl Engine {
+    /// The budget of all models, measured now where the setting leaves it to the machine.
+    fn memory_bytes_max(&self) -> usize {
+        match self.memory_mib {
+            0 => engine::memory::available().map_or(usize::MAX, |available| available / 4 * 3),
+            mib => mib.saturating_mul(1 << 20),
+        }
+    }
+
     /// The engine's own form of this section.
     pub fn options(&self) -> engine::EngineOptions {
         engine::EngineOptions {
@@ -259,7 +301,9 @@ impl Engine {
             step_tokens_max: self.step_tokens_max,
             mixed_prefill_tokens_max: self.mixed_prefill_tokens_max,
             embed_waiting_tokens_max: self.embed_waiting_tokens_max,
+            memory_bytes_max: self.memory_bytes_max(),
             kv_bytes_max: self.kv_mib.saturating_mul(1 << 20),
+            kv_share_percent: self.kv_share_percent,
             stream_backlog: self.stream_backlog,
             stalled_client_max: Duration::from_millis(self.stalled_client_ms),
             speculation: match self.speculation {
@@ -299,6 +343,12 @@ impl Config {
                 reason: format!("holds `{host}`: write host names only, without scheme or port"),
             });
         }
+        if self.engine.kv_share_percent > 100 {
+            return Err(ConfigError::Invalid {
+                key: "engine.kv_share_percent",
+                reason: "can be 100 at most".into(),
+            });
+        }
         if self.limits.logprobs_max > 20 {
             return Err(ConfigError::Invalid {
                 key: "limits.logprobs_max",
@@ -333,6 +383,7 @@ impl Config {
             ("engine.kv_mib", engine.kv_mib as u64, 1),
             ("engine.stream_backlog", engine.stream_backlog as u64, 1),
             ("engine.stalled_client_ms", engine.stalled_client_ms, 1),
+            ("models.on_demand_wait_ms", self.models.on_demand_wait_ms, 1),
             ("limits.choices_max", limits.choices_max as u64, 1),
             ("limits.messages_max", limits.messages_max as u64, 1),
             ("limits.embedding_inputs_max", limits.embedding_inputs_max as u64, 1),

@@ -9,6 +9,9 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use openapi::{ErrorBody, ErrorReply, ParseError};
 
+use crate::catalogue::CatalogueError;
+use crate::loader::LoadError;
+
 /// SDKs ignore hints above a minute (Node) or two (Python).
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// How soon another server, or this one's successor, may answer.
@@ -142,6 +145,35 @@ impl ApiError {
     pub fn failed(reason: &str) -> ApiError {
         tracing::error!(reason, "the engine failed a request");
         ApiError::internal()
+    }
+
+    /// 403: the key is right, and not for this.
+    pub fn forbidden(message: &str) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, INVALID_REQUEST, message).code("insufficient_permissions")
+    }
+
+    /// Why a model was not loaded, for the operator who asked.
+    pub fn from_load(error: &LoadError) -> ApiError {
+        let text = error.to_string();
+        match error {
+            LoadError::Unknown(_) | LoadError::Catalogue(CatalogueError::NotInstalled { .. }) => {
+                ApiError::new(StatusCode::NOT_FOUND, INVALID_REQUEST, text)
+                    .param("model")
+                    .code("model_not_found")
+            }
+            LoadError::Name(_) => ApiError::invalid("served_name", text),
+            LoadError::Busy(_) => {
+                ApiError::new(StatusCode::CONFLICT, INVALID_REQUEST, text).code("model_loading")
+            }
+            LoadError::TooMany => ApiError::unavailable(text, "model_loading"),
+            LoadError::Engine(EngineError::NoMemory { .. }) => {
+                ApiError::unavailable(text, "insufficient_memory")
+            }
+            LoadError::Engine(EngineError::Stopped) => ApiError::draining(),
+            LoadError::Catalogue(_) | LoadError::Engine(_) | LoadError::Crashed => {
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER_ERROR, text).code("model_not_loaded")
+            }
+        }
     }
 
     /// An engine's refusal; `prompt_param` is what the endpoint calls its input.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{Auth, ConfigError};
+use crate::config::{Auth, ConfigError, Secret};
 
 type Hash = [u8; 32];
 
@@ -20,12 +20,27 @@ impl ApiKeys {
     /// # Errors
     /// [`ConfigError::Read`] if the file cannot be read, [`ConfigError::Invalid`] if it holds no key.
     pub fn load(auth: &Auth) -> Result<ApiKeys, ConfigError> {
-        let mut hashes: Vec<Hash> = auth.api_keys.iter().map(|key| hash(key.reveal().trim())).collect();
-        if auth.api_keys.iter().any(|key| key.reveal().trim().is_empty()) {
-            return Err(ConfigError::Invalid { key: "auth.api_keys", reason: "holds an empty key".into() });
+        let names = ["auth.api_keys", "auth.api_keys_file"];
+        ApiKeys::read(&auth.api_keys, &auth.api_keys_file, names)
+    }
+
+    /// The same for the keys that may load and unload models.
+    ///
+    /// # Errors
+    /// As [`ApiKeys::load`].
+    pub fn load_admin(auth: &Auth) -> Result<ApiKeys, ConfigError> {
+        let names = ["auth.admin_keys", "auth.admin_keys_file"];
+        ApiKeys::read(&auth.admin_keys, &auth.admin_keys_file, names)
+    }
+
+    /// `names` are those of the list and of the file in the configuration.
+    fn read(listed: &[Secret], file: &str, names: [&'static str; 2]) -> Result<ApiKeys, ConfigError> {
+        let mut hashes: Vec<Hash> = listed.iter().map(|key| hash(key.reveal().trim())).collect();
+        if listed.iter().any(|key| key.reveal().trim().is_empty()) {
+            return Err(ConfigError::Invalid { key: names[0], reason: "holds an empty key".into() });
         }
-        if !auth.api_keys_file.is_empty() {
-            hashes.extend(read_file(Path::new(&auth.api_keys_file))?);
+        if !file.is_empty() {
+            hashes.extend(read_file(Path::new(file), names[1])?);
         }
         Ok(ApiKeys { hashes })
     }
@@ -43,14 +58,14 @@ impl ApiKeys {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<Hash>, ConfigError> {
+fn read_file(path: &Path, key: &'static str) -> Result<Vec<Hash>, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let hashes: Vec<Hash> = lines.filter(|key| !key.is_empty()).map(hash).collect();
     if hashes.is_empty() {
         let reason = format!("names {}, which holds no key", path.display());
-        return Err(ConfigError::Invalid { key: "auth.api_keys_file", reason });
+        return Err(ConfigError::Invalid { key, reason });
     }
     Ok(hashes)
 }
@@ -67,15 +82,18 @@ fn equal(a: &Hash, b: &Hash) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     #[test]
     fn keys_come_from_both_places() {
         let path = std::env::temp_dir().join(format!("janus-keys-{}", std::process::id()));
         std::fs::write(&path, "# team\nalpha\n\n  beta  # ann\n").unwrap();
         let file = path.to_string_lossy().into_owned();
-        let keys = ApiKeys::load(&Auth { api_keys: vec![Secret::new("gamma")], api_keys_file: file.clone() })
-            .unwrap();
+        let keys = ApiKeys::load(&Auth {
+            api_keys: vec![Secret::new("gamma")],
+            api_keys_file: file.clone(),
+            ..Auth::default()
+        })
+        .unwrap();
         for (key, expected) in [
             ("alpha", true),
             ("beta", true),
@@ -88,12 +106,10 @@ mod tests {
         }
         assert!(keys.is_required());
         std::fs::write(&path, "# nothing\n").unwrap();
-        assert!(ApiKeys::load(&Auth { api_keys: vec![], api_keys_file: file.clone() }).is_err());
+        assert!(ApiKeys::load(&Auth { api_keys_file: file.clone(), ..Auth::default() }).is_err());
         std::fs::remove_file(&path).unwrap();
-        assert!(ApiKeys::load(&Auth { api_keys: vec![], api_keys_file: file }).is_err());
-        assert!(
-            ApiKeys::load(&Auth { api_keys: vec![Secret::new(" ")], api_keys_file: String::new() }).is_err()
-        );
+        assert!(ApiKeys::load(&Auth { api_keys_file: file, ..Auth::default() }).is_err());
+        assert!(ApiKeys::load(&Auth { api_keys: vec![Secret::new(" ")], ..Auth::default() }).is_err());
         assert!(!ApiKeys::default().is_required());
     }
 }

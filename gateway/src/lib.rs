@@ -9,7 +9,8 @@
 //! - [`wiring`]: configuration and engine put together;
 //! - [`telemetry`]: logs and metrics;
 //! - [`config`]: one TOML file, environment and flags over it;
-//! - [`catalogue`]: named models and the store they are pulled into;
+//! - [`catalogue`]: named models and the store they are pulled into; [`open`]: from a name to a loaded model;
+//! - [`loader`]: models that come and go while the server runs; [`shelf`]: which can;
 //! - [`cli`]: the command line.
 
 pub mod admission;
@@ -21,8 +22,11 @@ pub mod error;
 pub mod host;
 mod ids;
 pub mod keys;
+pub mod loader;
+pub mod open;
 pub mod routes;
 pub mod server;
+pub mod shelf;
 pub mod sse;
 pub mod stack;
 pub mod telemetry;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, ConfigError, listen_address};
 use crate::connection::{self, ConnectionLimits};
+use crate::loader::Shelf;
 use crate::stack;
 use crate::wiring::{App, SharedApp};
 
@@ -50,9 +51,10 @@ pub struct Server {
 pub async fn serve(
     config: &Config,
     engine: Engine,
+    shelf: Arc<dyn Shelf>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    Server::bind(config, engine).await?.run(shutdown).await;
+    Server::bind(config, engine, shelf).await?.run(shutdown).await;
     Ok(())
 }
 
@@ -71,13 +73,13 @@ pub async fn shutdown_signal() {
 }
 
 impl Server {
-    /// Checks the address and keys, and listens.
+    /// Checks the address and keys, and listens. Models of `shelf` can be loaded later.
     ///
     /// # Errors
     /// [`ServeError`]: the address is public and there are no keys, the keys cannot be read, or the
     /// address is taken.
-    pub async fn bind(config: &Config, engine: Engine) -> Result<Server, ServeError> {
-        let app = App::new(config, engine)?;
+    pub async fn bind(config: &Config, engine: Engine, shelf: Arc<dyn Shelf>) -> Result<Server, ServeError> {
+        let app = App::new(config, engine, shelf)?;
         let address = listen_address(&config.server.listen, app.keys.is_required())?;
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;

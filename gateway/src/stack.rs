@@ -16,10 +16,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 use crate::admission::Holding;
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::routes;
-use crate::wiring::SharedApp;
+use crate::wiring::{App, SharedApp};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
@@ -54,13 +54,18 @@ pub fn router(app: &SharedApp) -> Router {
         .layer(from_fn_with_state(state(), observe))
         // A panic in a handler becomes a 500 and ends nothing else.
         .layer(CatchPanicLayer::custom(panicked))
-        // 401 without one of the configured keys.
+        // 401 without one of the configured keys, 403 without the right to what is asked.
         .layer(from_fn_with_state(state(), authenticate))
         // 403 for a name that is not this machine's own, where there are no keys.
         .layer(from_fn_with_state(state(), check_host));
     let fallbacks = |router: Router<SharedApp>| router.method_not_allowed_fallback(wrong_method);
+    let administered = ServiceBuilder::new()
+        // As above; what manages the server is not kept out by its load.
+        .layer(from_fn_with_state(state(), limit_body))
+        .layer(from_fn(meet_deadline));
     fallbacks(routes::router(routes::Class::Priced))
         .layer(priced)
+        .merge(fallbacks(routes::router(routes::Class::Admin)).layer(administered))
         .merge(fallbacks(routes::router(routes::Class::Free)))
         .fallback(unknown_url)
         .layer(all)
@@ -146,17 +151,52 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
 }
 
 async fn authenticate(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    if app.keys.is_required() && !OPEN_PATHS.contains(&request.uri().path()) {
-        let refusal = match bearer(request.headers()) {
-            None => Some("You did not provide an API key: send it as `Authorization: Bearer KEY`"),
-            Some(key) if !app.keys.contains(key) => Some("Incorrect API key provided"),
-            Some(_) => None,
-        };
-        if let Some(message) = refusal {
-            return ApiError::unauthorized(message).into_response();
-        }
+    let allowed = match request.uri().path() {
+        path if OPEN_PATHS.contains(&path) => Ok(()),
+        path if path.starts_with(routes::ADMIN_PREFIX) => check_admin(&app, bearer(request.headers())),
+        _ => check_key(&app, bearer(request.headers())),
+    };
+    match allowed {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
     }
-    next.run(request).await
+}
+
+fn check_key(app: &App, key: Option<&str>) -> ApiResult<()> {
+    if !app.keys.is_required() {
+        return Ok(());
+    }
+    match key {
+        None => {
+            let message = "You did not provide an API key: send it as `Authorization: Bearer KEY`";
+            Err(ApiError::unauthorized(message))
+        }
+        Some(key) if app.keys.contains(key) | app.admin_keys.contains(key) => Ok(()),
+        Some(_) => Err(ApiError::unauthorized("Incorrect API key provided")),
+    }
+}
+
+/// Admin keys where there are any; else only a server that is open to everybody on its machine.
+fn check_admin(app: &App, key: Option<&str>) -> ApiResult<()> {
+    if app.admin_keys.is_required() {
+        return match key {
+            Some(key) if app.admin_keys.contains(key) => Ok(()),
+            Some(key) if app.keys.contains(key) => {
+                Err(ApiError::forbidden("This API key may not manage models; use one of auth.admin_keys"))
+            }
+            Some(_) => Err(ApiError::unauthorized("Incorrect API key provided")),
+            None => Err(ApiError::unauthorized(
+                "You did not provide an admin key: send it as `Authorization: Bearer KEY`",
+            )),
+        };
+    }
+    check_key(app, key)?;
+    match app.keys.is_required() {
+        true => {
+            Err(ApiError::forbidden("This server has no admin keys; set auth.admin_keys to manage models"))
+        }
+        false => Ok(()),
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -8,9 +8,10 @@ use engine::Engine;
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
-use crate::config::{Config, ConfigError, Limits, Server};
+use crate::config::{Config, ConfigError, Limits, Models, Server};
 use crate::host::Hosts;
 use crate::keys::ApiKeys;
+use crate::loader::{Loader, Shelf};
 use crate::routes;
 use crate::telemetry::metrics::Metrics;
 
@@ -19,7 +20,11 @@ pub struct App {
     pub engine: Engine,
     pub server: Server,
     pub limits: Limits,
+    pub models: Models,
+    pub loader: Arc<Loader>,
     pub keys: ApiKeys,
+    /// Those of them that may also load and unload models.
+    pub admin_keys: ApiKeys,
     pub hosts: Hosts,
     pub admission: Admission,
     pub metrics: Metrics,
@@ -33,14 +38,17 @@ pub type SharedApp = Arc<App>;
 impl App {
     /// # Errors
     /// [`ConfigError`] if the API keys cannot be read.
-    pub fn new(config: &Config, engine: Engine) -> Result<SharedApp, ConfigError> {
+    pub fn new(config: &Config, engine: Engine, shelf: Arc<dyn Shelf>) -> Result<SharedApp, ConfigError> {
         let keys = ApiKeys::load(&config.auth)?;
         Ok(Arc::new(App {
+            loader: Loader::new(engine.clone(), shelf),
             engine,
+            models: config.models.clone(),
             server: config.server.clone(),
             limits: config.limits.clone(),
             hosts: Hosts::new(&config.server.allowed_hosts, keys.is_required()),
             keys,
+            admin_keys: ApiKeys::load_admin(&config.auth)?,
             admission: Admission::new(config.server.requests_in_flight_max),
             workers: Arc::new(Semaphore::new(cores())),
             metrics: Metrics::new(routes::ROUTES.iter().map(|route| route.path)),

@@ -156,6 +156,65 @@ fn serve_says_where_it_is_and_chat_talks_to_it_or_alone() {
     assert_eq!(server.wait().expect("janus ends").code(), Some(0), "SIGTERM is an orderly end");
 }
 
+/// A store in `home` that has SmolLM2.
+fn install_smollm2(home: &Path, source: &Path) -> std::path::PathBuf {
+    let target = home.join("models").join(real_models::SMOLLM2);
+    fs::create_dir_all(target.parent().expect("it is in a folder")).expect("a folder");
+    fs::copy(source, &target).expect("a copy");
+    target
+}
+
+#[test]
+fn models_of_a_running_server_are_listed_loaded_and_unloaded() {
+    let Some(source) = real_models::real_model(real_models::SMOLLM2) else { return };
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let installed = install_smollm2(home, &source);
+    let named = format!("tiny={}", source.display());
+    let mut server = janus(home)
+        .args(["serve", "--model", &named, "--listen", "127.0.0.1:0", "--threads", "1", "--context", "512"])
+        .env("JANUS_AUTH_ADMIN_KEYS", "root")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("janus starts");
+    let mut ready = BufReader::new(server.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    let heading = ready.find(|line| line.contains("is ready at")).expect("the block of a ready server");
+    let url = heading.split_whitespace().find(|word| word.starts_with("http://")).expect("an address");
+    let check = |arguments: &[&str], code, stdout: &str, stderr: &str| {
+        let arguments = [arguments, &["--url", url, "--key", "root"]].concat();
+        check(home, &arguments, code, stdout, stderr)
+    };
+    check(&["ps"], 0, "tiny  ready", "");
+    check(&["load", "smollm2-135m-instruct"], 0, "smollm2-135m-instruct is loaded and takes", "");
+    let listed = text(&check(&["ps", "--json"], 0, "\"used_bytes\"", "").stdout);
+    assert!(listed.contains("\"id\": \"smollm2-135m-instruct\""), "{listed}");
+    let question = "Say hello.\n/exit\n";
+    let ask = |model| chat(home, &["--url", url, "--model", model], question);
+    assert_eq!(ask("smollm2-135m-instruct"), ask("tiny"));
+    check(&["unload", "smollm2-135m-instruct"], 0, "are free again", "");
+    check(&["unload", "smollm2-135m-instruct"], 1, "", "does not exist");
+    check(&["load", "all-minilm-l6-v2"], 1, "", "janus pull all-minilm-l6-v2");
+    check(&["load", "/etc/passwd"], 1, "", "no model is called `/etc/passwd`");
+    // A disk that lost a bit.
+    let mut bytes = fs::read(&installed).expect("the model");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&installed, bytes).expect("the model");
+    let words = "is damaged: its SHA-256 is";
+    let refused = text(&check(&["load", "smollm2-135m-instruct"], 1, "", words).stderr);
+    assert!(refused.contains("SmolLM2-135M-Instruct.Q4_1.gguf"), "{refused}");
+    assert!(refused.contains("janus rm smollm2-135m-instruct"), "{refused}");
+    check(&["ps"], 0, "tiny  ready", "");
+    let without_key = text(&self::check(home, &["ps", "--url", url], 1, "", "401").stderr);
+    assert!(without_key.contains("admin key"), "{without_key}");
+    server.kill().expect("janus runs");
+    server.wait().expect("janus ends");
+    // The same at a start.
+    let arguments = ["serve", "--model", "smollm2-135m-instruct", "--listen", "127.0.0.1:0"];
+    self::check(home, &arguments, 1, "", words);
+}
+
 /// A file server that sends the first `sent` bytes and then nothing, with the connection open.
 fn serve_beginning(contents: Vec<u8>, sent: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -4,6 +4,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::admin::{AdminModel, AdminModelList, LoadRequest, UnloadRequest, Unloaded};
 use crate::{
     ChatChunk, ChatCompletion, ChatRequest, Completion, CompletionRequest, EmbeddingList, EmbeddingRequest,
     ErrorReply, Model, ModelList,
@@ -74,6 +75,30 @@ pub const OPERATIONS: &[Operation] = &[
         request: None,
         reply: Reply::Json(schema_of::<Model>),
         errors: &[400, 401, 403, 404, 503],
+    },
+    Operation {
+        method: "get",
+        path: "/admin/models",
+        summary: "List the models that take memory, and what is being loaded",
+        request: None,
+        reply: Reply::Json(schema_of::<AdminModelList>),
+        errors: &[401, 403],
+    },
+    Operation {
+        method: "post",
+        path: "/admin/models/load",
+        summary: "Load a model, or a new version under a name that is served",
+        request: Some(schema_of::<LoadRequest>),
+        reply: Reply::Json(schema_of::<AdminModel>),
+        errors: &[400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 504],
+    },
+    Operation {
+        method: "post",
+        path: "/admin/models/unload",
+        summary: "Unload a model once its requests have finished, or at once",
+        request: Some(schema_of::<UnloadRequest>),
+        reply: Reply::Json(schema_of::<Unloaded>),
+        errors: &[400, 401, 403, 404, 408, 413, 415, 503, 504],
     },
     Operation {
         method: "get",
@@ -207,8 +232,9 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request cannot be served as it is; `param` names the parameter",
         401 => "No API key, or a wrong one",
-        403 => "Asked under a name that a server without API keys does not answer to",
+        403 => "A key without the right to this, or a name that a server without API keys does not answer to",
         404 => "No such model",
+        409 => "Another model is being loaded under this name",
         408 => "The body took too long to arrive",
         413 => "The body is too large",
         415 => "The body is not declared as JSON",

@@ -2,6 +2,7 @@
 //! and which ones are refused, is the gateway's business.
 //!
 //! - [`chat`], [`completions`], [`embeddings`], [`models`]: one file an endpoint, requests and replies;
+//! - [`admin`]: loading and unloading of models, which is Janus' own;
 //! - [`input`]: values that may be one thing or several (prompts, stop strings, message content);
 //! - [`object`]: the `object` constants; [`usage`], [`logprobs`]: shared parts of replies;
 //! - [`error`]: the error shape every failure has;
@@ -11,6 +12,7 @@
 //! Requests refuse parameters they do not know. A parameter that is known and has no effect here is of
 //! type [`Ignored`]; one that the gateway refuses is an [`Outline`], so that its content is never kept.
 
+pub mod admin;
 pub mod chat;
 pub mod completions;
 pub mod document;

@@ -19,6 +19,8 @@ pub struct Model {
     /// Seconds since 1970.
     pub created: u64,
     pub owned_by: String,
-    /// Tokens of prompt and output together, under the name vLLM uses.
-    pub max_model_len: u64,
+    /// Tokens of prompt and output together, under the name vLLM uses. Absent where it is not known before
+    /// the model is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_model_len: Option<u64>,
 }

@@ -10,7 +10,7 @@ use super::pull::NOTED_BYTES;
 use super::size;
 
 /// Told what happens; must not fail.
-pub trait Report: Sync {
+pub trait Report: Send + Sync {
     /// One line that stays.
     fn note(&self, line: &str);
     /// Something of `total` bytes begins at byte `at`.

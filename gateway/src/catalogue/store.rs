@@ -103,17 +103,25 @@ impl Store {
     /// # Errors
     /// [`CatalogueError::Damaged`] naming the first file that differs.
     pub fn verify(&self, model: &ModelEntry, report: &dyn Report) -> Result<(), CatalogueError> {
+        report.start(&format!("checking {}", model.name), model.bytes(), 0);
+        let verified = self.check(model, &|bytes| report.at(bytes));
+        report.end();
+        verified
+    }
+
+    /// [`Store::verify`] that tells `progress` how many bytes of the model were read.
+    pub fn check(&self, model: &ModelEntry, progress: &dyn Fn(u64)) -> Result<(), CatalogueError> {
         if self.installed(model) != Installed::Complete {
             return Err(CatalogueError::NotInstalled { name: model.name.clone() });
         }
+        let mut before = 0;
         for file in &model.files {
             let path = self.file(model, file);
-            report.start(&format!("checking {}", file.path), file.bytes, 0);
-            let found = hash_file(&path, &|bytes| report.at(bytes));
-            report.end();
+            let found = hash_file(&path, &|bytes| progress(before + bytes));
             let found = found.map_err(CatalogueError::io("read", &path))?;
+            before += file.bytes;
             if found != file.sha256 {
-                let reason = format!("is damaged: its SHA-256 is {found}, not {}", file.sha256);
+                let reason = format!("is damaged: its SHA-256 is {found}, the catalogue has {}", file.sha256);
                 return Err(CatalogueError::Damaged { model: model.name.clone(), path, reason });
             }
         }

@@ -49,6 +49,12 @@ pub enum Command {
         /// Its name, as `janus models` lists it
         name: String,
     },
+    /// List the models a running server has loaded
+    Ps(ServerArguments),
+    /// Load a model into a running server
+    Load(LoadArguments),
+    /// Unload a model from a running server
+    Unload(UnloadArguments),
     /// Show what a model file holds; exit code 2 when it is damaged
     Inspect {
         /// A GGUF file, a safetensors file, or a folder with config.json
@@ -93,12 +99,60 @@ pub struct ServeArguments {
     /// Cap on the context of every model, in tokens [default: what each was made for]
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
-    /// Check every byte of the models fetched by name against the catalogue's SHA-256 first
-    #[arg(long)]
-    pub verify: bool,
     /// Any setting, as in `engine.kv_mib=4096`; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// Which server, and how to answer.
+#[derive(Args)]
+pub struct ServerArguments {
+    /// Base address of the server [default: http://127.0.0.1:8080]
+    #[arg(long)]
+    pub url: Option<String>,
+    /// One of the server's admin keys
+    #[arg(long = "key", value_name = "KEY", env = "JANUS_ADMIN_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const LOAD_EXAMPLES: &str = "\
+The model is one of the server's configuration (models.serve) or an installed one of its catalogue. Under
+a name that is served already it takes over: new requests go to it, old ones finish where they are.
+
+Examples:
+  janus load gemma-3-270m
+  janus load smollm2-135m-instruct --served-name chat
+  janus load gemma-3-270m --url http://gpu-box:8080 --key KEY";
+
+#[derive(Args)]
+#[command(after_help = LOAD_EXAMPLES)]
+pub struct LoadArguments {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub model: String,
+    /// Name requests will use [default: its own]
+    #[arg(long, value_name = "NAME")]
+    pub served_name: Option<String>,
+    /// Never unload it to make room for another
+    #[arg(long)]
+    pub pin: bool,
+    #[command(flatten)]
+    pub server: ServerArguments,
+}
+
+#[derive(Args)]
+pub struct UnloadArguments {
+    /// The name requests use
+    #[arg(value_name = "NAME")]
+    pub model: String,
+    /// End its requests at once instead of letting them finish
+    #[arg(long)]
+    pub cancel: bool,
+    #[command(flatten)]
+    pub server: ServerArguments,
 }
 
 const CHAT_EXAMPLES: &str = "\
@@ -228,7 +282,7 @@ mod tests {
     #[test]
     fn command_lines() {
         check("serve", true);
-        check("serve --model a --model b=c --listen 127.0.0.1:0 --threads 2 --verify --set a.b=c", true);
+        check("serve --model a --model b=c --listen 127.0.0.1:0 --threads 2 --set a.b=c", true);
         check("serve --models-dir /x", true);
         check("serve --threads many", false);
         check("--models-dir /x models --json", true);
@@ -240,6 +294,10 @@ mod tests {
         check("inspect", false);
         check("bench --streams 1,2,x", false);
         check("bench --streams 1,2 --json", true);
+        check("ps --url http://x --key k --json", true);
+        check("load", false);
+        check("load a --served-name b --pin --key k", true);
+        check("unload a --cancel", true);
         check("nonsense", false);
     }
 }

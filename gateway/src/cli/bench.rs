@@ -6,8 +6,8 @@ use engine::bench::{BenchOptions, bench};
 use engine::model::Network;
 
 use super::arguments::BenchArguments;
-use super::open::Opener;
 use super::output::print;
+use crate::open::Opener;
 
 /// Loads the model and measures it.
 pub fn run(arguments: &BenchArguments, folder: Option<&Path>) -> anyhow::Result<u8> {

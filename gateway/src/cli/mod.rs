@@ -5,20 +5,22 @@
 //! | [`arguments`] | every command and flag, with its help |
 //! | [`bench`] | `bench` |
 //! | [`models`] | `pull`, `models`, `rm` |
+//! | [`admin`] | `ps`, `load`, `unload` |
 //! | [`inspect`] | `inspect` |
 //! | [`serve`] | `serve`: configuration, models, engine, server |
-//! | [`open`] | a model's name or path, to a loaded model |
 //! | [`chat`] | `chat` with a server or an engine of its own |
+//! | [`client`] | a server's HTTP interface |
 //! | [`output`] | standard output, colours |
 //!
 //! Results go to standard output, everything else (progress, notes, errors) to standard error.
 
+pub mod admin;
 pub mod arguments;
 pub mod bench;
 pub mod chat;
+pub mod client;
 pub mod inspect;
 pub mod models;
-pub mod open;
 pub mod output;
 pub mod serve;
 
@@ -58,6 +60,9 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Command::Pull(pull) => models::pull(pull, folder),
         Command::Models { json } => models::list(*json, folder),
         Command::Rm { name } => models::remove(name, folder),
+        Command::Ps(server) => admin::list(server),
+        Command::Load(load) => admin::load(load),
+        Command::Unload(unload) => admin::unload(unload),
         Command::Inspect { path, json } => inspect::run(path, *json),
         Command::Config(ConfigCommand { print_default: _ }) => print(&config::print_default()),
     }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -11,11 +12,13 @@ use engine::model::{LoadedModel, ModelInfo, Task};
 
 use super::DONE;
 use super::arguments::ServeArguments;
-use super::open::Opener;
 use super::output::{Paint, print, table};
+use crate::catalogue::size;
 use crate::config::{self, Config, Sources};
 use crate::keys::ApiKeys;
+use crate::open::{Opener, Source};
 use crate::server::{Server, shutdown_signal};
+use crate::shelf::StoreShelf;
 use crate::telemetry::start_logs;
 
 /// After the server has stopped: for what still runs on its threads.
@@ -27,13 +30,16 @@ pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<
     start_logs(&config.log)?;
     // What would be refused after the models are loaded is better refused before.
     config::listen_address(&config.server.listen, ApiKeys::load(&config.auth)?.is_required())?;
-    let engine = Engine::start(load_models(&config)?, config.engine.options())?;
+    let mut options = config.engine.options();
+    options.pin_first_models = config.models.keep;
+    let (models, shelf) = load_models(&config, options.memory_bytes_max)?;
+    let engine = Engine::start(models, options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the threads that serve connections")?;
     let served: anyhow::Result<u8> = runtime.block_on(async {
-        let server = Server::bind(&config, engine.clone()).await?;
+        let server = Server::bind(&config, engine.clone(), Arc::new(shelf)).await?;
         print(&ready(server.local_address(), &engine.models(), start.elapsed()))?;
         server.run(shutdown_signal()).await;
         Ok(DONE)
@@ -56,7 +62,6 @@ fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::R
     };
     arguments.model.iter().for_each(|model| flag("models.serve", Some(model.clone())));
     flag("models.folder", folder.map(|folder| folder.display().to_string()));
-    flag("models.verify", arguments.verify.then(|| "true".to_owned()));
     flag("models.context_tokens_max", arguments.context.map(|tokens| tokens.to_string()));
     flag("engine.threads", arguments.threads.map(|threads| threads.to_string()));
     flag("server.listen", arguments.listen.clone());
@@ -64,8 +69,9 @@ fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::R
     Ok(Config::load(&Sources { file: arguments.config.as_deref(), environment, overrides })?)
 }
 
-/// What the configuration names, or the catalogue's defaults.
-fn load_models(config: &Config) -> anyhow::Result<Vec<LoadedModel>> {
+/// Loads what the configuration names, or the catalogue's defaults; the shelf has those and the
+/// catalogue's others.
+fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<LoadedModel>, StoreShelf)> {
     let models = &config.models;
     let folder = Some(Path::new(&models.folder)).filter(|folder| !folder.as_os_str().is_empty());
     let mut opener = Opener::new(folder, Some(config.engine.threads).filter(|&threads| threads > 0))?;
@@ -75,15 +81,22 @@ fn load_models(config: &Config) -> anyhow::Result<Vec<LoadedModel>> {
     if wanted.is_empty() {
         wanted = opener.catalogue.defaults().map(|model| model.name.clone()).collect();
     }
+    let sources = wanted.iter().map(|wanted| opener.locate(wanted)).collect::<anyhow::Result<Vec<_>>>()?;
+    let bytes = sources.iter().map(Source::bytes).sum();
+    if bytes > memory_bytes as u64 {
+        let (bytes, memory) = (size(bytes), size(memory_bytes as u64));
+        bail!("the models take {bytes}, and {memory} of memory are theirs to use; see engine.memory_mib");
+    }
     let mut loaded: Vec<LoadedModel> = Vec::new();
-    for source in wanted.iter().map(|wanted| opener.locate(wanted)).collect::<anyhow::Result<Vec<_>>>()? {
-        let model = opener.load(&source)?;
+    for source in &sources {
+        let model = opener.load(source)?;
         if loaded.iter().any(|other| other.info.name == model.info.name) {
             bail!("two models are called `{0}`; name one of them with --model NAME=PATH", model.info.name);
         }
         loaded.push(model);
     }
-    Ok(loaded)
+    let configured = loaded.iter().map(|model| model.info.name.clone()).zip(sources).collect();
+    Ok((loaded, StoreShelf::new(opener, configured)))
 }
 
 /// The block a user reads when everything is up: where, what, and a line to try.
@@ -149,14 +162,14 @@ mod tests {
     #[test]
     fn flags_become_settings() {
         let config = configured(
-            "serve --model a --model b=c --listen 127.0.0.1:9 --threads 3 --context 64 --verify \
+            "serve --model a --model b=c --listen 127.0.0.1:9 --threads 3 --context 64 \
              --models-dir /m --set engine.kv_mib=7",
         )
         .unwrap();
         assert_eq!(config.models.serve, ["a", "b=c"]);
         assert_eq!(config.server.listen, "127.0.0.1:9");
         assert_eq!((config.engine.threads, config.engine.kv_mib), (3, 7));
-        assert_eq!((config.models.context_tokens_max, config.models.verify), (64, true));
+        assert_eq!(config.models.context_tokens_max, 64);
         assert_eq!(config.models.folder, "/m");
     }
 

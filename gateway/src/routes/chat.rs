@@ -32,7 +32,7 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let timing = timing(&app, &request);
     let (mut request, bytes) = read_json::<ChatRequest>(&app, request).await?;
     unsupported::check_chat(&request)?;
-    let model = generating_model(&app, &request.model)?;
+    let model = generating_model(&app, &request.model).await?;
     let (stream, include_usage) = streaming(request.stream, request.stream_options)?;
     let n = choices(request.n, 1, &app.limits)?;
     let top_logprobs = top_logprobs(&app, &request)?;

@@ -34,7 +34,7 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let timing = timing(&app, &request);
     let (mut request, bytes) = read_json::<CompletionRequest>(&app, request).await?;
     unsupported::check_completion(&request)?;
-    let model = generating_model(&app, &request.model)?;
+    let model = generating_model(&app, &request.model).await?;
     let (stream, include_usage) = streaming(request.stream, request.stream_options)?;
     let wanted = Wanted::of(&app, &request)?;
     let prompts = prompts(&app, &model, &mut request, bytes, wanted.echo).await?;

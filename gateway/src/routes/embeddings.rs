@@ -24,7 +24,7 @@ const INPUT_PARAM: &str = "input";
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
     let (request, bytes) = read_json::<EmbeddingRequest>(&app, request).await?;
-    let (model, dimensions) = embedding_model(&app, &request)?;
+    let (model, dimensions) = embedding_model(&app, &request).await?;
     let format = request.encoding_format.unwrap_or_default();
     let inputs = inputs(&app, &model, request.input, bytes).await?;
     let tokens: u64 = inputs.iter().map(|input| input.len() as u64).sum();
@@ -46,9 +46,9 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
 }
 
 /// The model, and the dimensions of the vectors to return.
-fn embedding_model(app: &App, request: &EmbeddingRequest) -> ApiResult<(ModelLease, usize)> {
+async fn embedding_model(app: &App, request: &EmbeddingRequest) -> ApiResult<(ModelLease, usize)> {
     let name = &request.model;
-    let model = app.engine.model(name).map_err(|error| ApiError::from_engine(error, "model"))?;
+    let model = super::models::lease(app, name).await?;
     let Task::Embed { dimensions, truncatable } = model.task else {
         let message = format!("The model `{name}` generates text and makes no embeddings");
         return Err(ApiError::invalid("model", message));

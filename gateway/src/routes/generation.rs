@@ -66,9 +66,9 @@ pub fn timing(app: &App, request: &Request) -> Timing {
 /// The model called `name`, if it generates text.
 ///
 /// # Errors
-/// 404, 503 while the model is being unloaded, or 400 for an embedding model.
-pub fn generating_model(app: &App, name: &str) -> ApiResult<ModelLease> {
-    let model = app.engine.model(name).map_err(|error| ApiError::from_engine(error, "model"))?;
+/// Those of [`super::models::lease`], and 400 for an embedding model.
+pub async fn generating_model(app: &App, name: &str) -> ApiResult<ModelLease> {
+    let model = super::models::lease(app, name).await?;
     match model.task {
         Task::Generate => Ok(model),
         Task::Embed { .. } => {

@@ -1,5 +1,6 @@
 //! The route table: one row an endpoint. A test holds it equal to the OpenAPI document.
 
+mod admin;
 pub mod body;
 mod chat;
 mod completions;
@@ -22,9 +23,14 @@ use crate::wiring::SharedApp;
 pub enum Class {
     /// Costs something: admission, body limit and deadline.
     Priced,
+    /// Manages the server: body limit and deadline, for admin keys.
+    Admin,
     /// Answers always, at once.
     Free,
 }
+
+/// Paths of [`Class::Admin`].
+pub const ADMIN_PREFIX: &str = "/admin/";
 
 pub struct Route {
     pub method: &'static str,
@@ -62,6 +68,14 @@ pub const ROUTES: &[Route] = &[
         class: Class::Priced,
         handler: || get(models::retrieve),
     },
+    Route { method: "get", path: "/admin/models", class: Class::Admin, handler: || get(admin::list) },
+    Route { method: "post", path: "/admin/models/load", class: Class::Admin, handler: || post(admin::load) },
+    Route {
+        method: "post",
+        path: "/admin/models/unload",
+        class: Class::Admin,
+        handler: || post(admin::unload),
+    },
     Route { method: "get", path: "/healthz", class: Class::Free, handler: || get(health::alive) },
     Route { method: "get", path: "/readyz", class: Class::Free, handler: || get(health::ready) },
     Route { method: "get", path: "/metrics", class: Class::Free, handler: || get(metrics::text) },
@@ -76,6 +90,13 @@ pub fn router(class: Class) -> Router<SharedApp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_manages_the_server_stands_under_its_prefix() {
+        for route in ROUTES {
+            assert_eq!(route.class == Class::Admin, route.path.starts_with(ADMIN_PREFIX), "{}", route.path);
+        }
+    }
 
     #[test]
     fn the_document_describes_these_routes() {

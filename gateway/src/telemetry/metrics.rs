@@ -117,6 +117,8 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
         ("janus_engine_waiting_tokens", "Prompt tokens of the waiting requests.", engine.waiting_tokens),
         ("janus_engine_kv_pages", "Pages for keys and values.", engine.kv_pages_total),
         ("janus_engine_kv_pages_used", "Pages that sequences hold.", engine.kv_pages_used),
+        ("janus_engine_models", "Models that take requests.", engine.models),
+        ("janus_engine_memory_used_bytes", "Weights and caches of all models.", engine.memory_bytes_used),
         (
             "janus_engine_embed_inputs_waiting",
             "Inputs that wait to be embedded.",

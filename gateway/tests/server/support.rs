@@ -10,6 +10,7 @@ use engine::Engine;
 use engine::model::LoadedModel;
 use engine::prompt::ChatTemplate;
 use engine::testing::{self, IM_END, IM_START, MockOptions, NextToken};
+use gateway::loader::{EmptyShelf, Shelf};
 use gateway::{Config, Server};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -25,7 +26,7 @@ const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message['rol
 pub const ANSWER: &str = "Hello, w\u{f6}rld!";
 
 /// Says `text` after the last `<|im_start|>assistant\n`, or after nothing in a prompt without it.
-fn answers(text: &'static str) -> NextToken {
+pub fn answers(text: &'static str) -> NextToken {
     Arc::new(move |tokens| {
         let turn = tokens.iter().rposition(|token| *token == IM_START);
         let said =
@@ -34,7 +35,7 @@ fn answers(text: &'static str) -> NextToken {
     })
 }
 
-fn chat_model(name: &str, step_time: Duration, next: NextToken) -> LoadedModel {
+pub fn chat_model(name: &str, step_time: Duration, next: NextToken) -> LoadedModel {
     let options = MockOptions { name: name.into(), step_time, next, ..MockOptions::default() };
     let mut model = testing::chat_model(options);
     let template = ChatTemplate::new(TEMPLATE, &model.info.tokenizer).unwrap();
@@ -66,6 +67,11 @@ pub struct Running {
 
 /// Starts a server on a port of the system's choice.
 pub fn start(configure: impl FnOnce(&mut Config)) -> Running {
+    start_with(Arc::new(EmptyShelf), configure)
+}
+
+/// The same, with models that can be loaded later.
+pub fn start_with(shelf: Arc<dyn Shelf>, configure: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config::default();
     config.server.listen = "127.0.0.1:0".into();
     config.engine.kv_mib = 1;
@@ -77,7 +83,7 @@ pub fn start(configure: impl FnOnce(&mut Config)) -> Running {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = Server::bind(&config, engine).await.unwrap();
+            let server = Server::bind(&config, engine, shelf).await.unwrap();
             report.send(server.local_address()).unwrap();
             server.run(async { drop(stopped.await) }).await;
         });

@@ -6,9 +6,9 @@ use engine::prompt::RenderOptions;
 use engine::{Engine, EngineOptions, Event, Request, SamplingParams, StopCriteria};
 use serde_json::{Value, json};
 
-use super::super::open::Opener;
 use super::{Answering, Message, Partner};
 use crate::catalogue::TaskKind;
+use crate::open::Opener;
 
 pub struct Local {
     engine: Engine,

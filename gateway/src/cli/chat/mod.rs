@@ -11,9 +11,9 @@ use std::path::Path;
 
 use super::DONE;
 use super::arguments::ChatArguments;
-use super::open::Opener;
 use super::output::Paint;
 use crate::config;
+use crate::open::Opener;
 
 /// One message; roles are OpenAI's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,27 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, http};
 
+use super::super::client::{Client, error_text};
 use super::{Answering, Message, Partner};
 use crate::catalogue::{Catalogue, TaskKind};
 
-const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// The list of models is short and at hand; whatever else listens there may never answer.
 const LIST_MAX: Duration = Duration::from_secs(5);
 /// Between two pieces of an answer: a busy server lets a client wait before its first token.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
-/// An answer that is no stream (a list of models, an error) is not longer than this.
-const TEXT_BYTES_MAX: u64 = 1 << 20;
 /// One line of a stream.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// A server, and the model asked for.
 pub struct Server {
-    agent: Agent,
-    url: String,
-    key: Option<String>,
+    client: Client,
     model: String,
     answering: Answering,
 }
@@ -38,36 +32,13 @@ impl Server {
         key: Option<&str>,
         answering: Answering,
     ) -> anyhow::Result<Server> {
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .timeout_connect(Some(CONNECT_MAX))
-            .timeout_per_read(Some(SILENCE_MAX))
-            .http_status_as_error(false)
-            .build();
-        let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let (agent, key) = (Agent::new_with_config(config), key.map(str::to_owned));
-        let mut server = Server { agent, url, key, model: String::new(), answering };
-        server.model = choose(&server.models()?, model, &server.url)?;
-        Ok(server)
-    }
-
-    fn models(&self) -> anyhow::Result<Vec<String>> {
-        let url = format!("{}/v1/models", self.url);
-        let request = self.authorized(self.agent.get(&url));
-        let request = request.config().timeout_global(Some(LIST_MAX)).build();
-        let answer = request.call().with_context(|| format!("no server answers at {}", self.url))?;
-        let list: Value = serde_json::from_str(&text(answer)?)
-            .with_context(|| format!("{url} does not answer as the OpenAI API does"))?;
+        let client = Client::new(url, key, SILENCE_MAX);
+        let list = client.get("/v1/models", LIST_MAX)?;
         let models = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        Ok(models.iter().filter_map(|model| model["id"].as_str()).map(str::to_owned).collect())
-    }
-
-    fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.key {
-            Some(key) => request.header("authorization", format!("Bearer {key}")),
-            None => request,
-        }
+        let models: Vec<String> =
+            models.iter().filter_map(|model| model["id"].as_str()).map(str::to_owned).collect();
+        let model = choose(&models, model, client.url())?;
+        Ok(Server { client, model, answering })
     }
 }
 
@@ -88,7 +59,7 @@ fn choose(served: &[String], wanted: Option<&str>, url: &str) -> anyhow::Result<
 
 impl Partner for Server {
     fn describe(&self) -> String {
-        format!("{} at {}", self.model, self.url)
+        format!("{} at {}", self.model, self.client.url())
     }
 
     fn answer(&mut self, messages: &[Message], out: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
@@ -103,12 +74,7 @@ impl Partner for Server {
             "max_completion_tokens": self.answering.max_tokens,
             "stream": true,
         });
-        let request = self.authorized(self.agent.post(format!("{}/v1/chat/completions", self.url)));
-        let request = request.header("content-type", "application/json");
-        let answer = request.send(body.to_string()).context("the server does not answer")?;
-        if !answer.status().is_success() {
-            bail!("the server answers {}: {}", answer.status(), error_text(&text(answer)?));
-        }
+        let answer = self.client.send("/v1/chat/completions", &body)?;
         stream(answer.into_body().into_reader(), out)
     }
 }
@@ -135,22 +101,6 @@ fn stream(body: impl Read, out: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         if let Some(piece) = chunk["choices"][0]["delta"]["content"].as_str() {
             out(piece);
         }
-    }
-}
-
-/// A short answer as text; one that is not a success is still text.
-fn text(answer: http::Response<Body>) -> anyhow::Result<String> {
-    let mut text = Vec::new();
-    answer.into_body().into_reader().take(TEXT_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-/// `error.message` of an OpenAI error, or the beginning of what it is instead.
-fn error_text(body: &str) -> String {
-    let parsed: Value = serde_json::from_str(body).unwrap_or_default();
-    match parsed["error"]["message"].as_str() {
-        Some(message) => message.to_owned(),
-        None => body.chars().take(200).collect(),
     }
 }
 
@@ -203,11 +153,5 @@ mod tests {
         check_choice(&["mine"], Some("other"), Err("does not serve `other`; it serves mine"));
         check_choice(&["all-minilm-l6-v2"], None, Err("serves no chat model"));
         check_choice(&[], None, Err("serves no chat model"));
-    }
-
-    #[test]
-    fn errors_are_read_in_either_form() {
-        assert_eq!(error_text(r#"{"error":{"message":"no"}}"#), "no");
-        assert_eq!(error_text("<html>"), "<html>");
     }
 }
