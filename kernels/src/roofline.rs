@@ -149,7 +149,7 @@ mod neon {
     use std::arch::aarch64::*;
     use std::hint::black_box;
 
-    use crate::matmul::neon::dots::{sdot, smmla};
+    use crate::matmul::{sdot, smmla};
 
     /// Sums that start apart, or the compiler would compute one of them.
     #[target_feature(enable = "neon")]

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 
 use crate::process::{cargo, command, output, step};
-use crate::{root, tidy};
+use crate::{aarch64, root, tidy};
 
 pub const HELP: &str = "\
-Format, clippy and tidy of the crates that changed since main (seconds when little changed).
+Format, clippy and tidy of the crates that changed since main (seconds when little changed); kernels for
+aarch64 as well, where `rustup target add aarch64-unknown-linux-gnu` was run.
 
 Usage: cargo xtask check [--all]
 
@@ -27,7 +28,17 @@ pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
 pub fn everything() -> anyhow::Result<bool> {
     let formatted = step(cargo().args(["fmt", "--all", "--check"]))?;
     let linted = step(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    Ok(tidy::run(&[])? && formatted && linted)
+    Ok(kernels_for_aarch64()? && tidy::run(&[])? && formatted && linted)
+}
+
+/// Clippy of the one crate whose source differs there, where it can be compiled.
+fn kernels_for_aarch64() -> anyhow::Result<bool> {
+    if !aarch64::has_library()? {
+        println!("NOT RUN: clippy of kernels for aarch64: {}", aarch64::no_library());
+        return Ok(true);
+    }
+    let package = ["clippy", "--package", "kernels", "--all-targets", "--target", aarch64::TARGET];
+    step(cargo().args(package).args(["--", "-D", "warnings"]))
 }
 
 fn packages(names: &BTreeSet<String>) -> anyhow::Result<bool> {
@@ -39,6 +50,9 @@ fn packages(names: &BTreeSet<String>) -> anyhow::Result<bool> {
             clippy.args(["--package", name]);
         });
         sound &= step(clippy.args(["--", "-D", "warnings"]))?;
+    }
+    if names.contains("kernels") {
+        sound &= kernels_for_aarch64()?;
     }
     Ok(tidy::run(&[])? && sound)
 }

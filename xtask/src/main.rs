@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aarch64;
 mod check;
 mod goldens;
 mod process;

@@ -15,7 +15,7 @@ mod avx512;
 mod dense;
 mod layout;
 #[cfg(target_arch = "aarch64")]
-pub(crate) mod neon;
+mod neon;
 mod pack;
 mod scalar;
 #[cfg(test)]
@@ -28,6 +28,8 @@ pub(crate) use activations::SendPtr;
 use activations::{BlockHeader, Quantized};
 use dense::DenseKind;
 use layout::{BLOCK, PANEL_ROWS, Packing};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{sdot, smmla};
 
 use crate::pool::WorkerPool;
 use crate::quant::Format;

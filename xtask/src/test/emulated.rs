@@ -2,18 +2,17 @@
 //!
 //! Installs nothing. What is missing is named with the command that brings it, in the summary.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use crate::process::{cargo, command, output};
+use crate::aarch64::{self, TARGET};
+use crate::process::{cargo, command};
 use crate::summary::Tally;
 
 /// Names and outcomes.
 type Suites = Vec<(String, Tally)>;
 
-const TARGET: &str = "aarch64-unknown-linux-gnu";
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64";
 /// Where Debian keeps the C library of the cross compiler.
@@ -64,9 +63,8 @@ pub fn run(tally: impl Fn(&mut Command) -> anyhow::Result<Tally>) -> anyhow::Res
 /// What must be installed first, if anything.
 pub fn missing() -> anyhow::Result<Option<String>> {
     let mut missing = Vec::new();
-    let library = output(command("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
-    if !Path::new(library.trim()).is_dir() {
-        missing.push(format!("no Rust library for {TARGET} (rustup target add {TARGET})"));
+    if !aarch64::has_library()? {
+        missing.push(aarch64::no_library());
     }
     for (program, packages) in
         [(LINKER, "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"), (EMULATOR, "qemu-user")]

@@ -6,13 +6,14 @@
 //! and two columns.
 
 mod codes;
-pub mod dots;
+mod dots;
 mod scales;
 
 use std::arch::aarch64::*;
 
 use codes::Load;
 use dots::{Dotprod, Dots, I8mm, Sums, Widening};
+pub use dots::{sdot, smmla};
 use scales::{Lanes, LoadScales};
 
 use super::PanelArgs;
