@@ -15,6 +15,16 @@ pub struct Batch {
     pub logit_rows: Vec<u32>,
 }
 
+impl Batch {
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.sequences.clear();
+        self.logit_rows.clear();
+    }
+}
+
 /// A decoder-only language model.
 pub trait Decoder: Send {
     fn kv_layout(&self) -> KvLayout;

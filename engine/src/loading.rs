@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernels::{KvLayout, PAGE_TOKENS};
+use kernels::PAGE_TOKENS;
 
 use crate::inbox::Command;
 use crate::memory::{MemoryBudget, Reservation};
@@ -82,14 +82,14 @@ impl Engine {
             let reason = format!("`{}` is not the name it was to have: `{}`", info.name, plan.name);
             return Err(EngineError::InvalidParameter { parameter: "model", reason });
         }
-        let weight_bytes = weight_bytes(&model.network);
+        let weight_bytes = model.weight_bytes();
         match weight_bytes.checked_sub(memory.bytes()) {
             Some(more) => memory.merge(self.make_room(more, plan.name)?),
             None => memory.resize(weight_bytes)?,
         }
         let mut pages = 0;
-        if let Network::Decoder(network) = &model.network {
-            let cache = CacheWish::new(network.kv_layout(), info.context_tokens, &self.inner.options)?;
+        if let Network::Decoder(_) = &model.network {
+            let cache = CacheWish::new(model.page_bytes(), info.context_tokens, &self.inner.options)?;
             memory.merge(self.make_room(cache.least() * cache.page_bytes, plan.name)?);
             let free = memory.bytes() - weight_bytes + self.inner.budget.free();
             pages = cache.pages(free, 1, self.inner.options.kv_share_percent);
@@ -150,14 +150,14 @@ pub(crate) fn prepare_all(
 ) -> Result<Vec<Prepared>, EngineError> {
     let mut prepared = Vec::with_capacity(models.len());
     for model in models {
-        let memory = budget.reserve(weight_bytes(&model.network))?;
+        let memory = budget.reserve(model.weight_bytes())?;
         prepared.push(Prepared { model, pages: 0, pinned: options.pin_first_models, memory });
     }
     let is_decoder = |one: &&Prepared| matches!(one.model.network, Network::Decoder(_));
     let (decoders, free) = (prepared.iter().filter(is_decoder).count(), budget.free());
     for Prepared { model, pages, memory, .. } in &mut prepared {
-        let Network::Decoder(network) = &model.network else { continue };
-        let cache = CacheWish::new(network.kv_layout(), model.info.context_tokens, options)?;
+        let Network::Decoder(_) = &model.network else { continue };
+        let cache = CacheWish::new(model.page_bytes(), model.info.context_tokens, options)?;
         *pages = cache.pages(free, decoders, options.kv_share_percent).max(cache.least());
         memory.merge(budget.reserve(*pages * cache.page_bytes)?);
     }
@@ -171,7 +171,7 @@ pub(crate) fn add(
     hand_over: impl FnOnce(Resident) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     let Prepared { model, pages, pinned, memory } = prepared;
-    let weight_bytes = weight_bytes(&model.network);
+    let weight_bytes = model.weight_bytes();
     let vocabulary = match &model.network {
         Network::Decoder(network) => network.vocabulary(),
         Network::Encoder(network) => network.vocabulary(),
@@ -179,13 +179,6 @@ pub(crate) fn add(
     let kv_bytes = memory.bytes() - weight_bytes;
     let new = NewServed { info: model.info.clone(), vocabulary, pages, kv_bytes, weight_bytes, pinned };
     residents.add(new, |served| hand_over(Resident { model, served, memory }))
-}
-
-fn weight_bytes(network: &Network) -> usize {
-    match network {
-        Network::Decoder(network) => network.weight_bytes(),
-        Network::Encoder(network) => network.weight_bytes(),
-    }
 }
 
 /// How many pages a model's cache would like to have.
@@ -199,11 +192,11 @@ struct CacheWish {
 
 impl CacheWish {
     fn new(
-        layout: KvLayout,
+        page_bytes: usize,
         context_tokens: usize,
         options: &EngineOptions,
     ) -> Result<CacheWish, EngineError> {
-        let page_bytes = layout.page_bytes().max(1);
+        let page_bytes = page_bytes.max(1);
         let context = context_tokens.div_ceil(PAGE_TOKENS);
         let filled = context.saturating_mul(options.running_sequences_max.max(1));
         let most = (options.kv_bytes_max / page_bytes).min(filled);

@@ -58,6 +58,52 @@ pub struct LoadedModel {
     /// Tokens that end a generation.
     pub eos_tokens: Vec<u32>,
     pub device: Device,
+    /// A small model of the same vocabulary that guesses its next tokens.
+    pub draft: Option<Box<dyn Decoder>>,
+}
+
+impl LoadedModel {
+    /// Has `draft` guess this model's next tokens, which changes nothing but its speed.
+    ///
+    /// # Errors
+    /// `InvalidParameter` when one of them makes embeddings, or their vocabularies differ.
+    pub fn with_draft(self, draft: LoadedModel) -> Result<LoadedModel, EngineError> {
+        let (name, draft_name) = (&self.info.name, &draft.info.name);
+        let refuse = |reason| Err(EngineError::InvalidParameter { parameter: "draft", reason });
+        let (Network::Decoder(network), Network::Decoder(draft_network)) = (&self.network, draft.network)
+        else {
+            return refuse(format!("`{draft_name}` cannot guess for `{name}`: both have to generate text"));
+        };
+        let (tokens, draft_tokens) = (network.vocabulary(), draft_network.vocabulary());
+        let differs = |&id: &u32| self.info.tokenizer.token_bytes(id) != draft.info.tokenizer.token_bytes(id);
+        if tokens != draft_tokens {
+            return refuse(format!(
+                "`{draft_name}` cannot guess for `{name}`: it has {draft_tokens} tokens instead of {tokens}"
+            ));
+        }
+        if let Some(id) = (0..tokens as u32).find(differs) {
+            return refuse(format!("`{draft_name}` cannot guess for `{name}`: token {id} is another"));
+        }
+        Ok(LoadedModel { draft: Some(draft_network), ..self })
+    }
+
+    /// Bytes of packed weights, a draft's included.
+    pub fn weight_bytes(&self) -> usize {
+        let own = match &self.network {
+            Network::Decoder(network) => network.weight_bytes(),
+            Network::Encoder(network) => network.weight_bytes(),
+        };
+        own + self.draft.as_ref().map_or(0, |draft| draft.weight_bytes())
+    }
+
+    /// Bytes of one page of its cache, with the draft's page of the same number.
+    pub fn page_bytes(&self) -> usize {
+        let own = match &self.network {
+            Network::Decoder(network) => network.kv_layout().page_bytes(),
+            Network::Encoder(_) => 0,
+        };
+        own + self.draft.as_ref().map_or(0, |draft| draft.kv_layout().page_bytes())
+    }
 }
 
 pub struct LoadOptions<'a> {
@@ -109,6 +155,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
         },
         network,
         device: options.device.clone(),
+        draft: None,
     })
 }
 

@@ -118,7 +118,7 @@ pub fn chat_model(options: MockOptions) -> LoadedModel {
         chat_template: None,
     };
     let network = Network::Decoder(Box::new(MockDecoder::new(options)));
-    LoadedModel { info, network, eos_tokens: vec![IM_END], device: device() }
+    LoadedModel { info, network, eos_tokens: vec![IM_END], device: device(), draft: None }
 }
 
 /// An embedding model of 4 dimensions, whose steps take `step_time`: see [`MockEncoder`].
@@ -134,7 +134,7 @@ pub fn embedding_model(name: &str, context_tokens: usize, step_time: Duration) -
         chat_template: None,
     };
     let network = Network::Encoder(Box::new(MockEncoder { step_time }));
-    LoadedModel { info, network, eos_tokens: Vec::new(), device: device() }
+    LoadedModel { info, network, eos_tokens: Vec::new(), device: device(), draft: None }
 }
 
 fn device() -> Device {

@@ -7,7 +7,7 @@ use super::text::{OutputText, TextPiece};
 use crate::Request;
 use crate::request::{Event, FinishReason, Finished, StopCriteria, Timing, TokenEvent, TokenLogprob};
 use crate::sampler::{Sampler, SamplerScratch, token_logprob};
-use crate::speculation::{Guesser, Wish};
+use crate::speculation::{GUESSES_MAX, Guesser, Wish};
 use crate::tokenizer::Tokenizer;
 
 pub(super) struct ActiveRequest {
@@ -174,11 +174,33 @@ impl ActiveRequest {
         self.after_token(token, is_end, matched)
     }
 
-    /// Guesses there are for the tokens after the last one.
+    /// Guesses that are of use. The last token is not worth one: it is chosen from the row before.
+    pub fn useful_guesses(&self) -> usize {
+        self.max_new_tokens.saturating_sub(self.generated + 1).min(self.stream.spare_room()).min(GUESSES_MAX)
+    }
+
+    /// Guesses the text has for the tokens after the last one.
     pub fn wish(&mut self) -> Wish {
-        // The last token is not worth a guess: it is chosen from the row before.
-        let useful = self.max_new_tokens.saturating_sub(self.generated + 1).min(self.stream.spare_room());
+        let useful = self.useful_guesses();
         self.guesser.as_mut().map_or_else(Wish::default, |guesser| guesser.wish(useful))
+    }
+
+    /// The chance of a draft model's guess.
+    pub fn draft_chance(&mut self) -> f64 {
+        self.guesser.as_mut().map_or(0.0, Guesser::draft_chance)
+    }
+
+    /// Takes a draft model's logits for the token `ahead` of the next one.
+    pub fn draft(&mut self, logits: &mut [f32], ahead: usize, scratch: &mut SamplerScratch) {
+        let guess = self.sampler.peek(logits, ahead, scratch);
+        if let Some(guesser) = &mut self.guesser {
+            guesser.push_draft(guess);
+        }
+    }
+
+    /// Prompt and generated tokens, where guesses are made.
+    pub fn tokens(&self) -> Option<&[u32]> {
+        self.guesser.as_ref().map(Guesser::tokens)
     }
 
     /// The first `count` of what [`ActiveRequest::wish`] counted.

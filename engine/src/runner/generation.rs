@@ -8,6 +8,7 @@ use std::time::Instant;
 use kernels::{KvCache, Tensor};
 
 use super::active::{ActiveRequest, End, NextRow};
+use super::draft::DraftModel;
 use super::guessing::Guessing;
 use super::stream::EventSender;
 use super::{Counters, panic_text};
@@ -62,6 +63,7 @@ impl GenerationRunner {
         kv: KvCache,
         tokenizer: Arc<Tokenizer>,
         eos_tokens: Vec<u32>,
+        draft: Option<DraftModel>,
         options: &EngineOptions,
         started: Instant,
     ) -> GenerationRunner {
@@ -91,7 +93,7 @@ impl GenerationRunner {
             events: Vec::new(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
-            guessing: Guessing::new(options.speculation),
+            guessing: Guessing::new(options.speculation, draft),
         }
     }
 
@@ -131,6 +133,7 @@ impl GenerationRunner {
         let actions = self.scheduler.step(self.started.elapsed(), events);
         self.follow(&actions, inbox, counters);
         actions.zero.iter().for_each(|&page| self.kv.zero_page(page));
+        self.guessing.zero(&actions.zero);
         if !actions.batch.tokens.is_empty() {
             self.run(&actions, inbox, counters);
         }
@@ -159,6 +162,7 @@ impl GenerationRunner {
     /// Overwrites what is left of anybody's context.
     pub fn wipe(&mut self) {
         self.kv.wipe();
+        self.guessing.wipe();
     }
 
     pub fn running(&self) -> usize {
@@ -215,12 +219,13 @@ impl GenerationRunner {
         let computed = catch_unwind(AssertUnwindSafe(|| {
             forward(self.network.as_mut(), &actions.batch, &mut self.kv, &mut self.logits);
             let (rows, took) = (actions.batch.tokens.len(), before.elapsed());
-            self.events.push(SchedulerEvent::Ran { rows, took });
             self.guessing.begin_step();
             for (row, output) in actions.outputs.iter().enumerate() {
                 self.answer(row, *output, counters);
             }
             self.guessing.end_step(actions, took, &mut self.requests, &mut self.events, counters);
+            // With what a draft model does beside it.
+            self.events.push(SchedulerEvent::Ran { rows, took: before.elapsed() });
         }));
         if let Err(panic) = computed {
             self.fail(&actions.sequences, &panic_text(panic), inbox, counters);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Counters;
 use super::active::ActiveRequest;
+use super::draft::{DraftModel, Draftable};
 use crate::scheduler::{Actions, Output, OutputKind, SchedulerEvent, SequenceId};
 use crate::speculation::{Planner, Speculation, Wish};
 
@@ -18,10 +19,13 @@ pub(super) struct Guessing {
     /// Sequences that may have guesses in the next step.
     askers: Vec<SequenceId>,
     wishes: Vec<Wish>,
+    draft: Option<DraftModel>,
+    /// Time it took to make the guesses of the present step.
+    making: Duration,
 }
 
 impl Guessing {
-    pub fn new(speculation: Speculation) -> Guessing {
+    pub fn new(speculation: Speculation, draft: Option<DraftModel>) -> Guessing {
         Guessing {
             planner: Planner::new(speculation),
             last: None,
@@ -29,6 +33,21 @@ impl Guessing {
             right: 0,
             askers: Vec::new(),
             wishes: Vec::new(),
+            draft,
+            making: Duration::ZERO,
+        }
+    }
+
+    /// Pages of the cache are zeroed: so are the draft's.
+    pub fn zero(&mut self, pages: &[u32]) {
+        if let Some(draft) = &mut self.draft {
+            draft.zero(pages);
+        }
+    }
+
+    pub fn wipe(&mut self) {
+        if let Some(draft) = &mut self.draft {
+            draft.wipe();
         }
     }
 
@@ -76,18 +95,67 @@ impl Guessing {
         let rows = actions.batch.tokens.len();
         // A step with prompt rows tells nothing about what a guess costs.
         if rows == actions.outputs.len() && self.tokens > 0 {
-            self.planner.ran(rows, took, self.tokens, self.right);
+            self.planner.ran(rows, took, self.tokens, self.right, self.making);
         }
-        self.wishes.clear();
-        self.wishes.extend(self.askers.iter().map(|id| match requests.get_mut(id) {
-            Some(request) => request.wish(),
-            None => Wish::default(),
-        }));
+        self.making = Duration::ZERO;
+        if let Some(draft) = &mut self.draft {
+            draft.follow(actions, requests);
+        }
+        let drafting = self.wish(actions, requests);
         self.planner.plan(&mut self.wishes);
+        self.draft(drafting, requests);
         for (&id, wish) in self.askers.iter().zip(&self.wishes) {
             if let Some(request) = requests.get(&id).filter(|_| wish.granted > 0) {
                 events.push(SchedulerEvent::Guessed { id, tokens: request.guesses(wish.granted).to_vec() });
             }
+        }
+    }
+
+    /// Collects a wish of each asker, and whom the draft model would guess for: whoever its own text
+    /// tells less.
+    fn wish(
+        &mut self,
+        actions: &Actions,
+        requests: &mut BTreeMap<SequenceId, ActiveRequest>,
+    ) -> Vec<(usize, Draftable)> {
+        let mut drafting = Vec::new();
+        self.wishes.clear();
+        for (place, id) in self.askers.iter().enumerate() {
+            let Some(request) = requests.get_mut(id) else {
+                self.wishes.push(Wish::default());
+                continue;
+            };
+            let mut wish = request.wish();
+            if let Some(draft) = &self.draft {
+                let (chance, useful) = (request.draft_chance(), request.useful_guesses());
+                let rows = actions.sequences.iter().position(|other| other == id);
+                let rows = rows.map(|place| &actions.batch.sequences[place]);
+                let draftable = rows.and_then(|rows| DraftModel::draftable(rows, *id, request));
+                let is_better = wish.guesses == 0 || wish.chance < chance;
+                if let Some(draftable) = draftable.filter(|_| is_better) {
+                    wish = draft.wish(useful.min(draftable.room), chance);
+                    drafting.push((place, draftable));
+                }
+            }
+            self.wishes.push(wish);
+        }
+        drafting
+    }
+
+    /// Has the draft model make what it was granted.
+    fn draft(
+        &mut self,
+        drafting: Vec<(usize, Draftable)>,
+        requests: &mut BTreeMap<SequenceId, ActiveRequest>,
+    ) {
+        let Some(draft) = &mut self.draft else { return };
+        let granted: Vec<(Draftable, usize)> = drafting
+            .into_iter()
+            .map(|(place, draftable)| (draftable, self.wishes[place].granted))
+            .filter(|(_, granted)| *granted > 0)
+            .collect();
+        if !granted.is_empty() {
+            self.making = draft.guess(&granted, requests);
         }
     }
 }

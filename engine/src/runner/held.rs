@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::draft::DraftModel;
 use super::embedding::EmbeddingRunner;
 use super::generation::GenerationRunner;
 use super::{Counters, ModelRunner};
@@ -40,9 +41,13 @@ impl HeldModel {
         let runner = match model.network {
             Network::Decoder(network) => {
                 let kv = model.device.kv_cache(network.kv_layout(), served.pages);
+                let draft = model.draft.map(|network| {
+                    let kv = model.device.kv_cache(network.kv_layout(), served.pages);
+                    DraftModel::new(network, kv)
+                });
                 let tokenizer = model.info.tokenizer;
                 let runner =
-                    GenerationRunner::new(network, kv, tokenizer, model.eos_tokens, options, started);
+                    GenerationRunner::new(network, kv, tokenizer, model.eos_tokens, draft, options, started);
                 ModelRunner::Generate(Box::new(runner))
             }
             Network::Encoder(network) => {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `generation.rs` | a chat model: scheduler, forward, sampling |
 //! | `active.rs` | one running generation |
+//! | `draft.rs` | a small model that guesses for a large one |
 //! | `guessing.rs` | guesses of a step: asked for, compared, counted |
 //! | `text.rs` | tokens to text, stop strings |
 //! | `stream.rs` | the sending end of an event stream |
@@ -15,6 +16,7 @@
 //! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
+mod draft;
 mod embedding;
 mod generation;
 mod guessing;

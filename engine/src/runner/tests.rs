@@ -533,3 +533,71 @@ fn guesses_change_no_token() {
         }
     }
 }
+
+/// Right, wrong, or now and then right: a draft model changes nothing but the number of steps, also where
+/// prompts share pages or lose them.
+#[test]
+fn a_draft_model_changes_no_token() {
+    let half: NextToken = Arc::new(|tokens| match tokens.len() % 3 {
+        0 => 1,
+        _ => letters()(tokens),
+    });
+    let sampling = [0.0, 1.5].map(|temperature| SamplingParams {
+        temperature,
+        seed: Some(3),
+        ..SamplingParams::default()
+    });
+    let rows = [(letters(), true), (repeats("q"), false), (half, false)];
+    for (draft, is_right) in rows {
+        for (pages, clients) in [(400, 1), (400, 5), (9, 3)] {
+            for sampling in &sampling {
+                let run = |with_draft: bool, speculation| {
+                    let model = chat_model(MockOptions::default());
+                    let mock = MockOptions {
+                        name: "draft".to_owned(),
+                        next: Arc::clone(&draft),
+                        ..MockOptions::default()
+                    };
+                    let model = match with_draft {
+                        true => model.with_draft(chat_model(mock)).expect("the same vocabulary"),
+                        false => model,
+                    };
+                    let bytes = pages * model.page_bytes();
+                    let options =
+                        EngineOptions { kv_bytes_max: bytes, speculation, ..EngineOptions::default() };
+                    let engine = Engine::start(vec![model], options).expect("a mock engine starts");
+                    let ask = |client: usize| {
+                        let prompt = "The same beginning of all of the prompts, and then ".repeat(2)
+                            + &client.to_string();
+                        let request =
+                            Request { sampling: sampling.clone(), max_new_tokens: 90, ..request(&prompt) };
+                        engine.submit(request).expect("the engine takes it")
+                    };
+                    let streams: Vec<EventStream> = (0..clients).map(ask).collect();
+                    let answers: Vec<Vec<u32>> =
+                        streams.into_iter().map(|stream| read(stream).tokens).collect();
+                    (answers, engine.stats())
+                };
+                let (plain, _) = run(false, Speculation::Off);
+                for speculation in [Speculation::Always, Speculation::Adaptive] {
+                    let (drafted, stats) = run(true, speculation);
+                    assert_eq!(drafted, plain, "{pages} pages, {clients} clients, {sampling:?}");
+                    if is_right && speculation == Speculation::Always && sampling.temperature == 0.0 {
+                        // Where a page ends the text guesses, which says too little to be right.
+                        let (right, all) = (stats.accepted_guesses, stats.guessed_tokens);
+                        assert!(right * 20 >= all * 19, "{right} of {all} came true");
+                        assert!(stats.accepted_guesses as usize > 60 * clients);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_draft_has_to_speak_the_same_language() {
+    let model = || chat_model(MockOptions::default());
+    let refusal = model().with_draft(embedding_model("e", 64, Duration::ZERO)).err().unwrap().to_string();
+    assert!(refusal.contains("both have to generate text"), "{refusal}");
+    assert!(model().with_draft(model()).is_ok());
+}

@@ -62,14 +62,21 @@ impl Sampler {
 
     /// Chooses the next token. `logits` are left as they were.
     pub fn choose(&mut self, logits: &mut [f32], scratch: &mut SamplerScratch) -> u32 {
+        let token = self.peek(logits, 0, scratch);
+        self.accept(token);
+        token
+    }
+
+    /// What would be chosen from these logits `ahead` tokens after the next one, by the random number
+    /// of that token: from like logits the same token.
+    pub fn peek(&self, logits: &mut [f32], ahead: usize, scratch: &mut SamplerScratch) -> u32 {
         scratch.undo.clear();
         self.adjust(logits, &mut scratch.undo);
-        let uniform = self.random.uniform(self.generated as u64);
+        let uniform = self.random.uniform((self.generated + ahead) as u64);
         let token = choose::choose(logits, &self.params, uniform, &mut scratch.choose);
         for &(token, logit) in scratch.undo.iter().rev() {
             logits[token as usize] = logit;
         }
-        self.accept(token);
         token
     }
 

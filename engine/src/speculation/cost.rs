@@ -65,8 +65,16 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// A step took so long; `right` and `wrong` guesses were in it.
-    pub fn record(&mut self, took: Duration, line: StepLine, tokens: usize, right: usize, wrong: usize) {
+    /// A step took so long, making its `right` and `wrong` guesses included.
+    pub fn record(
+        &mut self,
+        took: Duration,
+        line: StepLine,
+        tokens: usize,
+        right: usize,
+        wrong: usize,
+        making: Duration,
+    ) {
         for sum in [&mut self.spent, &mut self.wasted, &mut self.saved] {
             *sum *= MEMORY;
         }
@@ -75,7 +83,7 @@ impl Ledger {
         let yielded = tokens.saturating_sub(right).max(1) as f64;
         let plain = line.fixed + line.row * yielded;
         self.saved += right as f64 * (plain / yielded - line.row).max(0.0);
-        self.wasted += wrong as f64 * line.row;
+        self.wasted += wrong as f64 * line.row + making.as_secs_f64();
     }
 
     /// Whether more may be wasted.
@@ -117,11 +125,11 @@ mod tests {
         let line = StepLine { fixed: 8e-3, row: 1e-3 };
         let mut ledger = Ledger::default();
         assert!(ledger.allows());
-        ledger.record(millis(12.0), line, 1, 0, 3);
+        ledger.record(millis(12.0), line, 1, 0, 3, Duration::ZERO);
         assert!(!ledger.allows(), "a quarter of the step was wasted");
-        (0..20).for_each(|_| ledger.record(millis(9.0), line, 1, 0, 0));
+        (0..20).for_each(|_| ledger.record(millis(9.0), line, 1, 0, 0, Duration::ZERO));
         assert!(ledger.allows(), "it is little by now");
-        ledger.record(millis(12.0), line, 3, 2, 1);
+        ledger.record(millis(12.0), line, 3, 2, 1, Duration::ZERO);
         assert!(ledger.allows(), "it saved more than it wasted");
     }
 }

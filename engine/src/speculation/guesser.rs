@@ -5,17 +5,25 @@ use super::acceptance::Acceptance;
 use super::lookup::Lookup;
 use super::plan::Wish;
 
+/// Whose guesses the present ones are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The text's own, after so many agreeing tokens.
+    Text { agreement: usize },
+    /// A draft model's.
+    Draft,
+}
+
 /// Guesses for one sequence. Memory: about 40 bytes a token.
 #[derive(Debug)]
 pub(crate) struct Guesser {
     lookup: Lookup,
     acceptance: Acceptance,
-    /// The next tokens, if the text goes on as it did before.
+    /// The next tokens, if it goes on as the source says.
     guesses: Vec<u32>,
+    source: Source,
     /// How many of them came true.
     right: usize,
-    /// Agreement before the first of them.
-    agreement: usize,
 }
 
 impl Guesser {
@@ -25,16 +33,26 @@ impl Guesser {
             lookup: Lookup::new(prompt),
             acceptance: Acceptance::default(),
             guesses: Vec::with_capacity(GUESSES_MAX),
+            source: Source::Text { agreement: 0 },
             right: 0,
-            agreement: 0,
         }
+    }
+
+    /// Prompt and what came since.
+    pub fn tokens(&self) -> &[u32] {
+        self.lookup.tokens()
     }
 
     /// The sequence went on with `token`.
     pub fn push(&mut self, token: u32) {
         let guess = self.guesses.get(self.right).copied();
         if let Some(guess) = guess {
-            self.acceptance.observe(self.agreement + self.right, guess == token);
+            match self.source {
+                Source::Text { agreement } => {
+                    self.acceptance.observe_text(agreement + self.right, guess == token);
+                }
+                Source::Draft => self.acceptance.observe_draft(guess == token),
+            }
         }
         self.lookup.push(token);
         if guess == Some(token) {
@@ -44,26 +62,41 @@ impl Guesser {
         }
     }
 
-    /// How many tokens there are guesses for, at most `count`, and how likely they are.
+    /// How many tokens the text has guesses for, at most `count`, and how likely they are.
     pub fn wish(&mut self, count: usize) -> Wish {
-        if self.right > 0 {
+        if self.right > 0 || self.source == Source::Draft {
             // Again from where the text is now: it agrees by so much more.
             self.guess();
         }
+        let Source::Text { agreement } = self.source else { return Wish::default() };
         let guesses = self.guesses.len().min(count);
-        Wish { guesses, chance: self.acceptance.chance(self.agreement), granted: 0 }
+        Wish { guesses, chance: self.acceptance.text_chance(agreement), ..Wish::default() }
     }
 
-    /// The first `count` guesses since [`Guesser::wish`].
+    /// The chance of a draft model's next guess.
+    pub fn draft_chance(&mut self) -> f64 {
+        self.acceptance.draft_chance()
+    }
+
+    /// The draft model guesses this next: the text's guesses are dropped, the draft's go on.
+    pub fn push_draft(&mut self, guess: u32) {
+        if self.source != Source::Draft {
+            self.guesses.clear();
+            (self.source, self.right) = (Source::Draft, 0);
+        }
+        self.guesses.push(guess);
+    }
+
+    /// The first `count` guesses.
     pub fn guesses(&self, count: usize) -> &[u32] {
         &self.guesses[..count.min(self.guesses.len())]
     }
 
     fn guess(&mut self) {
         self.guesses.clear();
-        self.right = 0;
+        (self.source, self.right) = (Source::Text { agreement: 0 }, 0);
         if let Some(found) = self.lookup.find() {
-            self.agreement = found.agreement;
+            self.source = Source::Text { agreement: found.agreement };
             self.lookup.read(found, GUESSES_MAX, &mut self.guesses);
         }
     }
@@ -92,8 +125,26 @@ mod tests {
     fn what_is_not_computed_counts_too() {
         // The same words, another end each time.
         let mut guesser = Guesser::new(&[1, 2, 1000]);
-        let before = guesser.acceptance.chance(2);
+        let before = guesser.acceptance.text_chance(2);
         (0..30).for_each(|i| [1, 2, 2000 + i].iter().for_each(|&token| guesser.push(token)));
-        assert!(guesser.acceptance.chance(2) < before / 2.0);
+        assert!(guesser.acceptance.text_chance(2) < before / 2.0);
+    }
+
+    #[test]
+    fn a_drafts_guesses_are_counted_apart() {
+        let mut guesser = Guesser::new(&[1, 2, 3, 1, 2]);
+        guesser.push(3);
+        let (text, draft) = (guesser.acceptance.text_chance(2), guesser.draft_chance());
+        assert_eq!(guesser.wish(8).guesses, 8);
+        for round in 0..20 {
+            guesser.push_draft(100 + round);
+            guesser.push_draft(7);
+            assert_eq!(guesser.guesses(8), &[100 + round, 7]);
+            guesser.push(100 + round);
+            guesser.push(7);
+            guesser.wish(8);
+        }
+        assert!(guesser.draft_chance() > draft);
+        assert_eq!(guesser.acceptance.text_chance(2), text);
     }
 }

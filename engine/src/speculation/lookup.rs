@@ -38,6 +38,10 @@ impl Lookup {
         self.tokens.push(token);
     }
 
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Indexes the runs that something follows: the end of the text must not find itself.
     fn index(&mut self) {
         for end in self.indexed..self.tokens.len() {

@@ -12,6 +12,8 @@ pub(crate) struct Wish {
     pub guesses: usize,
     /// Chance of each, if those before it are right.
     pub chance: f64,
+    /// Seconds it takes to make each one.
+    pub making: f64,
     /// Guesses to be computed: the answer.
     pub granted: usize,
 }
@@ -33,11 +35,13 @@ impl Planner {
         self.speculation == Speculation::Off
     }
 
-    /// A step of so many rows, all of them for next tokens, yielded `tokens`, `right` of them guessed.
-    pub fn ran(&mut self, rows: usize, took: Duration, tokens: usize, right: usize) {
+    /// A step of so many rows, all of them for next tokens, yielded `tokens`, `right` of them guessed;
+    /// making the guesses took `making` before it.
+    pub fn ran(&mut self, rows: usize, took: Duration, tokens: usize, right: usize, making: Duration) {
         self.cost.observe(rows, took);
         if let Some(line) = self.cost.line() {
-            self.ledger.record(took, line, tokens, right, rows.saturating_sub(tokens));
+            let wrong = rows.saturating_sub(tokens);
+            self.ledger.record(took + making, line, tokens, right, wrong, making);
         }
     }
 
@@ -58,8 +62,8 @@ impl Planner {
 }
 
 fn grant(line: StepLine, wishes: &mut [Wish]) {
-    let mut rows = wishes.len() as f64;
-    let mut tokens = rows;
+    let mut tokens = wishes.len() as f64;
+    let mut seconds = line.fixed + line.row * tokens;
     loop {
         let next = |wish: &Wish| match wish.granted < wish.guesses {
             true => wish.chance.powi(wish.granted as i32 + 1),
@@ -67,13 +71,13 @@ fn grant(line: StepLine, wishes: &mut [Wish]) {
         };
         let best = wishes.iter_mut().max_by(|a, b| next(a).total_cmp(&next(b)));
         let Some(best) = best else { return };
-        let chance = next(best);
-        // More tokens for the time: `(tokens + chance) / (time + row) > tokens / time`.
-        if chance * (line.fixed + line.row * rows) <= tokens * line.row {
+        let (chance, cost) = (next(best), line.row + best.making);
+        // More tokens for the time: `(tokens + chance) / (seconds + cost) > tokens / seconds`.
+        if chance * seconds <= tokens * cost {
             return;
         }
         best.granted += 1;
-        rows += 1.0;
+        seconds += cost;
         tokens += chance;
     }
 }
@@ -84,7 +88,7 @@ mod tests {
 
     fn granted(fixed: f64, row: f64, chances: &[f64]) -> Vec<usize> {
         let mut wishes: Vec<Wish> =
-            chances.iter().map(|&chance| Wish { guesses: 8, chance, granted: 0 }).collect();
+            chances.iter().map(|&chance| Wish { guesses: 8, chance, ..Wish::default() }).collect();
         grant(StepLine { fixed, row }, &mut wishes);
         wishes.iter().map(|wish| wish.granted).collect()
     }
@@ -108,9 +112,9 @@ mod tests {
         let plan = |speculation, ran: bool| {
             let mut planner = Planner::new(speculation);
             if ran {
-                (0..10).for_each(|_| planner.ran(1, Duration::from_millis(10), 1, 0));
+                (0..10).for_each(|_| planner.ran(1, Duration::from_millis(10), 1, 0, Duration::ZERO));
             }
-            let mut wishes = [Wish { guesses: 4, chance: 0.9, granted: 0 }];
+            let mut wishes = [Wish { guesses: 4, chance: 0.9, ..Wish::default() }];
             planner.plan(&mut wishes);
             wishes[0].granted
         };
@@ -126,11 +130,11 @@ mod tests {
         let mut planner = Planner::new(Speculation::Adaptive);
         let (mut total, mut plain) = (Duration::ZERO, Duration::ZERO);
         for _ in 0..2000 {
-            let mut wishes = [Wish { guesses: 8, chance: 0.9, granted: 0 }];
+            let mut wishes = [Wish { guesses: 8, chance: 0.9, ..Wish::default() }];
             planner.plan(&mut wishes);
             let rows = 1 + wishes[0].granted;
             let took = Duration::from_micros(9_000 + 1_000 * rows as u64);
-            planner.ran(rows, took, 1, 0);
+            planner.ran(rows, took, 1, 0, Duration::ZERO);
             total += took;
             plain += Duration::from_micros(10_000);
         }
