@@ -109,6 +109,10 @@ pub struct Models {
     /// What to load: names from the catalogue (`janus models`), GGUF files or model folders, each
     /// optionally as `NAME=PATH` to choose the name requests use.
     pub serve: Vec<String>,
+    /// Small models that guess the next tokens of large ones, which answer the same but sooner: SERVED=MODEL,
+    /// the name requests use and what to load, as in `chat=smollm2-135m-instruct`. Both need the same
+    /// vocabulary.
+    pub drafts: Vec<String>,
     /// Where pulled models are kept. Empty: `$JANUS_HOME/models`, else `$XDG_DATA_HOME/janus/models`, else
     /// `~/.local/share/janus/models`.
     pub folder: String,
@@ -230,6 +234,7 @@ impl Default for Server {
 impl Default for Models {
     fn default() -> Self {
         Models {
+            drafts: Vec::new(),
             serve: Vec::new(),
             folder: String::new(),
             context_tokens_max: 0,

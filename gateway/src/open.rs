@@ -1,5 +1,6 @@
 //! From what a user types for a model (a name, a path, `NAME=PATH`) to a loaded model.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,6 +31,8 @@ pub struct Opener {
     pub context_tokens: Option<usize>,
     pub device: Device,
     pub report: Box<dyn Report>,
+    /// By served name: the model that guesses for it.
+    pub drafts: BTreeMap<String, Source>,
 }
 
 impl Opener {
@@ -42,6 +45,7 @@ impl Opener {
             context_tokens: None,
             device,
             report: for_stderr(),
+            drafts: BTreeMap::new(),
         })
     }
 
@@ -77,12 +81,30 @@ impl Opener {
         Ok(loaded?)
     }
 
+    /// Opens a model for `device`, and the draft model that guesses for it if it has one.
+    ///
+    /// # Errors
+    /// As [`Opener::open_alone`]; `InvalidParameter` for a draft of another vocabulary.
+    pub fn open(
+        &self,
+        source: &Source,
+        name: Option<&str>,
+        device: &Device,
+        progress: &(dyn Fn(f32) + Sync),
+    ) -> Result<LoadedModel, LoadError> {
+        let model = self.open_alone(source, name, device, progress)?;
+        match self.drafts.get(&model.info.name) {
+            Some(draft) => Ok(model.with_draft(self.open_alone(draft, None, device, &|_| {})?)?),
+            None => Ok(model),
+        }
+    }
+
     /// Packs a model for `device` and checks its files beside, on a thread of their own. `progress` is
     /// told 0.0..=1.0 of both.
     ///
     /// # Errors
     /// Files that are not the ones the catalogue pins, before anything else that may be wrong with them.
-    pub fn open(
+    fn open_alone(
         &self,
         source: &Source,
         name: Option<&str>,

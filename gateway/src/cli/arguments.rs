@@ -87,6 +87,10 @@ pub struct ServeArguments {
     /// A model to serve: a name from `janus models`, a GGUF file, a model folder, or NAME=PATH; may be repeated
     #[arg(long, value_name = "MODEL")]
     pub model: Vec<String>,
+    /// A small model that guesses for a served one, of the same vocabulary: answers stay the same; may be
+    /// repeated
+    #[arg(long, value_name = "NAME=MODEL")]
+    pub draft: Vec<String>,
     /// Address and port [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,

@@ -1,5 +1,6 @@
 //! `janus serve`: configuration, models, engine, server; then one block that says what is where.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -61,6 +62,7 @@ fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::R
         overrides.extend(value.map(|value| (key.to_owned(), value)));
     };
     arguments.model.iter().for_each(|model| flag("models.serve", Some(model.clone())));
+    arguments.draft.iter().for_each(|draft| flag("models.drafts", Some(draft.clone())));
     flag("models.folder", folder.map(|folder| folder.display().to_string()));
     flag("models.context_tokens_max", arguments.context.map(|tokens| tokens.to_string()));
     flag("engine.threads", arguments.threads.map(|threads| threads.to_string()));
@@ -77,6 +79,10 @@ fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<Load
     let mut opener = Opener::new(folder, Some(config.engine.threads).filter(|&threads| threads > 0))?;
     opener.verify = models.verify;
     opener.context_tokens = Some(models.context_tokens_max).filter(|&tokens| tokens > 0);
+    for (name, draft) in drafts(&models.drafts)? {
+        let source = opener.locate(&draft)?;
+        opener.drafts.insert(name, source);
+    }
     let mut wanted = models.serve.clone();
     if wanted.is_empty() {
         wanted = opener.catalogue.defaults().map(|model| model.name.clone()).collect();
@@ -95,8 +101,26 @@ fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<Load
         }
         loaded.push(model);
     }
+    if let Some(name) = opener.drafts.keys().find(|name| loaded.iter().all(|model| model.info.name != **name))
+    {
+        bail!("--draft {name}=...: no model is served as `{name}`");
+    }
     let configured = loaded.iter().map(|model| model.info.name.clone()).zip(sources).collect();
     Ok((loaded, StoreShelf::new(opener, configured)))
+}
+
+/// `SERVED=MODEL`, each name once.
+fn drafts(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut drafts = BTreeMap::new();
+    for pair in given {
+        let (name, draft) = pair.split_once('=').with_context(|| {
+            format!("--draft {pair}: write NAME=MODEL, the served name and what guesses for it")
+        })?;
+        if drafts.insert(name.to_owned(), draft.to_owned()).is_some() {
+            bail!("--draft names two models that guess for `{name}`");
+        }
+    }
+    Ok(drafts)
 }
 
 /// The block a user reads when everything is up: where, what, and a line to try.
@@ -150,6 +174,17 @@ mod tests {
     use super::super::arguments::{Arguments, Command};
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn drafts_are_named_once_each() {
+        let parse = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|&pair| pair.to_owned()).collect();
+            drafts(&given).map(|drafts| drafts.into_iter().collect::<Vec<_>>()).map_err(|e| e.to_string())
+        };
+        assert_eq!(parse(&["a=./b=c.gguf"]), Ok(vec![("a".to_owned(), "./b=c.gguf".to_owned())]));
+        assert!(parse(&["a"]).unwrap_err().contains("write NAME=MODEL"));
+        assert!(parse(&["a=b", "a=c"]).unwrap_err().contains("two models"));
+    }
 
     fn configured(line: &str) -> anyhow::Result<Config> {
         let arguments = Arguments::parse_from(std::iter::once("janus").chain(line.split_whitespace()));
