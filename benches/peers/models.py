@@ -32,9 +32,10 @@ LARGEST = Size((16, 128, 512), (1, 4, 16), 32)
 PULLED = {
     "smollm2-135m-instruct": "SmolLM2-135M-Instruct.Q4_1.gguf",
     "gemma-3-270m": "gemma-3-270m-q4_k_m.gguf",
+    "all-minilm-l6-v2": "model.safetensors",
 }
 MADE = [f"{shape}-{mix}" for shape in ("llama-1b", "llama-3b") for mix in ("q4_k_m", "q8_0", "q4_0")]
-ALL = [*PULLED, *MADE]
+ALL = ["smollm2-135m-instruct", "gemma-3-270m", *MADE]
 
 
 def size_of(path: Path) -> Size:
@@ -59,10 +60,15 @@ def pulled(name: str, janus: Path, accept_license: bool = False) -> Path:
     places = [folder / name / PULLED[name] for folder in (test_models, CACHE / "pulled")]
     for path in places:
         if path.is_file():
-            return path.resolve()
+            return path
     accept = ["--accept-license"] if accept_license else []
     sh(janus, "--models-dir", CACHE / "pulled", "pull", name, *accept)
     return places[-1]
+
+
+def embedder(janus: Path) -> Path:
+    """The folder of the embedding model served beside a chat."""
+    return pulled("all-minilm-l6-v2", janus).parent
 
 
 def made(name: str, janus: Path) -> Path:

@@ -41,6 +41,8 @@ from servers import (
 )
 
 CONTEXT = 8192
+# Random prompts make a greedy model repeat itself, which would flatter guessing of next tokens.
+JANUS_OPTIONS = ("--set", "engine.speculation=off")
 KINDS = ("janus", "llama.cpp")
 # A figure is repeated within a round until it has taken so long, and this often at most.
 REPEAT_SECONDS = 1.5
@@ -123,7 +125,7 @@ class Comparison:
 
     def round(self, name: str, model: dict, path: Path, figures: list[str]) -> None:
         number = self.results.rounds(model, figures[0])
-        setup = Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa)
+        setup = Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa, JANUS_OPTIONS)
         values = {}
         for kind in KINDS:
             print(f"{name}: round {number + 1}, {kind}", file=sys.stderr, flush=True)

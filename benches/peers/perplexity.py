@@ -25,6 +25,7 @@ from pathlib import Path
 import models
 import report
 from machine import describe, sentence
+from results import write_json
 from servers import ROOT, Setup, environment, janus_binary, llama_program, sh, start
 
 TEXT = Path(__file__).with_name("perplexity") / "text.md"
@@ -155,8 +156,7 @@ def main() -> None:
     found = {name: measure(name, janus, arguments) for name in arguments.models}
     print(f"{sentence(describe())}\n\n{table(found)}")
     if arguments.json:
-        data = {"machine": describe(), "isa": arguments.isa, "models": found}
-        arguments.json.write_text(json.dumps(data, indent=1) + "\n")
+        write_json(arguments.json, {"machine": describe(), "isa": arguments.isa, "models": found})
     if arguments.readme:
         report.rewrite(arguments.readme, "perplexity", table(found))
     far = [name for name, row in found.items() if abs(row["janus"] / row["llama.cpp"] - 1) > TOLERANCE]

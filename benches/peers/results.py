@@ -60,8 +60,12 @@ class Results:
         self.save()
 
     def save(self) -> None:
-        if self.path is None:
-            return
-        partial = self.path.with_suffix(".part")
-        partial.write_text(json.dumps(self.data, indent=1) + "\n")
-        os.replace(partial, self.path)
+        if self.path is not None:
+            write_json(self.path, self.data)
+
+
+def write_json(path: Path, data: dict) -> None:
+    """Replaces a file as a whole or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(partial, path)

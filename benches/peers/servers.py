@@ -83,6 +83,8 @@ class Setup:
     isa: str | None = None
     janus_options: tuple[str, ...] = ()
     llama_options: tuple[str, ...] = ()
+    # API keys of Janus; llama.cpp serves everybody alike.
+    keys: tuple[str, ...] = ()
 
 
 def start(kind: str, binary: Path, setup: Setup) -> "Server":
@@ -90,7 +92,10 @@ def start(kind: str, binary: Path, setup: Setup) -> "Server":
     if kind == "janus":
         command = [binary, "serve", "--model", f"model={setup.model}", "--listen", f"127.0.0.1:{port}"]
         command += ["--threads", setup.threads, "--context", setup.context, *setup.janus_options]
-        return Server(command, environment(setup.isa), "/readyz", port, CACHE / "janus.log")
+        variables = environment(setup.isa)
+        if setup.keys:
+            variables["JANUS_AUTH_API_KEYS"] = ",".join(setup.keys)
+        return Server(command, variables, "/readyz", port, CACHE / "janus.log", *setup.keys[:1])
     command = [binary, "-m", setup.model, "--port", port, "-t", setup.threads, "-tb", setup.threads]
     command += ["-np", setup.slots, "--kv-unified", "-c", setup.context, "--no-webui", *setup.llama_options]
     return Server(command, environment(None), "/health", port, CACHE / "llama.cpp.log")
@@ -123,8 +128,10 @@ class Server:
     """One running server. `ready_s` is from its start until it says that it is ready, `first_token_s`
     until its first answered request."""
 
-    def __init__(self, command: list, environment: dict, ready_path: str, port: int, log: Path):
-        self.port = port
+    def __init__(
+        self, command: list, environment: dict, ready_path: str, port: int, log: Path, key: str | None = None
+    ):
+        self.port, self.key = port, key
         self.log = open(log, "wb")
         started = time.perf_counter()
         self.process = subprocess.Popen(
@@ -138,7 +145,7 @@ class Server:
                 sys.exit(f"{command[0]} was not ready after {READY_SECONDS} s; see {log}")
             time.sleep(0.005)
         self.ready_s = time.perf_counter() - started
-        self.complete([1, 2, 3, 4], 1)
+        self.complete([1, 2, 3, 4], 1, key)
         self.first_token_s = time.perf_counter() - started
 
     def is_ready(self, path: str) -> bool:
@@ -150,15 +157,15 @@ class Server:
     def get(self, path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self.key}"} if self.key else {})
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:
             connection.close()
 
-    def post(self, path: str, body: dict) -> dict:
+    def post(self, path: str, body: dict, key: str | None = None) -> dict:
         """The answer to a JSON request."""
-        connection = self.send(path, body)
+        connection = self.send(path, body, key)
         try:
             response = connection.getresponse()
             answer = response.read()
@@ -168,27 +175,28 @@ class Server:
             raise RuntimeError(f"{path} was answered {response.status}: {answer[:500]!r}")
         return json.loads(answer)
 
-    def send(self, path: str, body: dict) -> http.client.HTTPConnection:
+    def send(self, path: str, body: dict, key: str | None = None) -> http.client.HTTPConnection:
+        """Sends a request, on behalf of an API key if one is given, without reading its answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REQUEST_SECONDS)
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         connection.request("POST", path, json.dumps({"model": "model", **body}), headers)
         return connection
 
-    def complete(self, prompt: list[int] | str, tokens: int, stream: bool = False, **more) -> Answer:
-        """An answer of exactly `tokens` tokens, greedily; no prompt is reused unless `more` says so."""
+    def complete(self, prompt: list[int] | str, tokens: int, key: str | None = None, **more) -> Answer:
+        """A greedy answer of exactly `tokens` tokens; no prompt is reused unless `more` says so."""
         body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        body |= {"cache_prompt": False} | more
         started = time.perf_counter()
-        if stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-            answer = read_stream(self.send("/v1/completions", body), started)
-        else:
-            reply = self.post("/v1/completions", body)
-            answer = of_usage(reply["usage"], time.perf_counter() - started)
-            answer.text = reply["choices"][0]["text"]
+        reply = self.post("/v1/completions", body | {"cache_prompt": False} | more, key)
+        answer = of_usage(reply["usage"], time.perf_counter() - started)
         if answer.completion_tokens != tokens:
             raise RuntimeError(f"{answer.completion_tokens} tokens came instead of {tokens}")
         return answer
+
+    def stream(self, path: str, body: dict, key: str | None = None, pieces_max: int | None = None) -> Answer:
+        """A streamed answer and when its pieces came; after `pieces_max` of them the client leaves."""
+        started = time.perf_counter()
+        body = body | {"stream": True, "stream_options": {"include_usage": True}}
+        return read_stream(self.send(path, body, key), started, pieces_max)
 
     def pss_bytes(self) -> int:
         """Memory of this process, what it shares divided among those who share it."""
@@ -219,25 +227,22 @@ def of_usage(usage: dict, seconds: float) -> Answer:
     return Answer(seconds, usage["prompt_tokens"], cached, usage["completion_tokens"])
 
 
-def read_stream(connection: http.client.HTTPConnection, started: float) -> Answer:
-    """Reads server-sent events of completions or chats to their end."""
+def read_stream(
+    connection: http.client.HTTPConnection, started: float, pieces_max: int | None = None
+) -> Answer:
+    """Reads the events of a completion or chat to their end, or leaves after `pieces_max` pieces of text."""
     usage, text, arrivals = None, [], []
     try:
-        response = connection.getresponse()
-        if response.status != 200:
-            raise RuntimeError(f"answered {response.status}: {response.read()[:500]!r}")
-        for line in response:
-            if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                raise RuntimeError(f"the stream failed: {event['error']}")
+        for event in events(connection):
             for choice in event.get("choices", []):
                 piece = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
                 if piece:
                     arrivals.append(time.perf_counter() - started)
                     text.append(piece)
             usage = event.get("usage") or usage
+            if pieces_max is not None and len(arrivals) >= pieces_max:
+                usage = {"prompt_tokens": 0, "completion_tokens": len(arrivals)}
+                break
     finally:
         connection.close()
     if usage is None:
@@ -245,6 +250,19 @@ def read_stream(connection: http.client.HTTPConnection, started: float) -> Answe
     answer = of_usage(usage, time.perf_counter() - started)
     answer.text, answer.arrivals = "".join(text), arrivals
     return answer
+
+
+def events(connection: http.client.HTTPConnection):
+    """The data of server-sent events, as it comes."""
+    response = connection.getresponse()
+    if response.status != 200:
+        raise RuntimeError(f"answered {response.status}: {response.read()[:500]!r}")
+    for line in response:
+        if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise RuntimeError(f"the stream failed: {event['error']}")
+            yield event
 
 
 def together(calls: list) -> list:

@@ -1,0 +1,160 @@
+"""What many agents see of Janus and of llama.cpp's server: prefixes, conversations, fairness, soaks.
+
+    python3 benches/peers/agents.py [--scenarios NAME ...] [--json FILE] [--soak-seconds 600]
+
+Each scenario (scenarios.py says what each does) starts its servers on the same model file with the same
+threads and the same room for keys and values, Janus with its defaults otherwise. With --json every
+scenario's figures are kept in FILE as soon as they are there; those not named are left as they are.
+
+    --report-only          measures nothing and prints what FILE holds
+    --readme README.md     rewrites the block between that file's two marks from FILE
+"""
+
+import argparse
+import datetime
+import json
+import sys
+from pathlib import Path
+
+import models
+import report
+import scenarios
+from machine import describe, sentence
+from results import write_json
+from servers import Setup, janus_binary, janus_version, llama_program, llama_version
+
+# Room for keys and values, in tokens: what the conversations need at their ends.
+CONTEXT = 8192
+ROOM_TOKENS = 49152
+SLOTS = 16
+KV_MIB = 2048
+TARGETS = {
+    ("prefix", "times_faster"): (">=", 10),
+    ("restart", "times_faster"): (">=", 10),
+    ("fairness", "of_fair_share"): ("<=", 1.2),
+    ("embeddings", "times_slower"): ("<=", 1.3),
+}
+# Of llama.cpp's figure to Janus'.
+RATIO_TARGETS = {("conversations", "total_s"): 3}
+LABELS = {
+    "cold_s": "first token, nothing cached, ms",
+    "hit_s": "first token, prefix cached, ms",
+    "times_faster": "cold by cached",
+    "total_s": "all turns of all agents, s",
+    "later_first_token_p99_s": "first token from the second turn on, p99, ms",
+    "cached_fraction": "prompt tokens cached, %",
+    "requests": "requests",
+    "second_tenth_p99_s": "between tokens, p99, second tenth of the time, ms",
+    "last_tenth_p99_s": "the same, last tenth, ms",
+    "second_tenth_rss_bytes": "memory (RSS), second tenth, MB",
+    "last_tenth_rss_bytes": "the same, last tenth, MB",
+    "pages_held_after": "pages still held afterwards",
+    "alone_p99_s": "alone, p99, ms",
+    "beside_greedy_p99_s": "first token beside the greedy caller, p99, ms",
+    "beside_greedy_median_s": "the same, median, ms",
+    "of_fair_share": "of twice the time alone, its fair share",
+    "beside_p99_s": "between tokens beside it, p99, ms",
+    "beside_longest_s": "the longest, ms",
+    "long_first_token_s": "the long prompt's first token, s",
+    "tokens_meanwhile": "tokens of the stream meanwhile",
+    "inputs_per_s": "inputs a second",
+    "times_slower": "beside by alone",
+}
+IN_SECONDS = {"total_s", "long_first_token_s"}
+
+
+def shown(figure: str, value: float) -> str:
+    scale = 1e3 if figure.endswith("_s") and figure not in IN_SECONDS and figure != "inputs_per_s" else 1
+    scale = 1e-6 if figure.endswith("_bytes") else 100 if figure == "cached_fraction" else scale
+    return f"{value:.0f}" if isinstance(value, int) and scale == 1 else report.number(value * scale)
+
+
+def table(results: dict) -> str:
+    lines = ["| | Janus | llama.cpp | target |", "|---|---|---|---|"]
+    for name, found in results["scenarios"].items():
+        lines.append(f"| **{scenarios.ALL[name].title}** | | | |")
+        ours, theirs = found["figures"].get("janus", {}), found["figures"].get("llama.cpp", {})
+        for figure, value in ours.items():
+            other = shown(figure, theirs[figure]) if figure in theirs else ""
+            target = judged(name, figure, value, theirs.get(figure))
+            lines.append(f"| {LABELS[figure]} | {shown(figure, value)} | {other} | {target} |")
+    return "\n".join(lines)
+
+
+def judged(name: str, figure: str, ours: float, theirs: float | None) -> str:
+    if (name, figure) in RATIO_TARGETS and theirs is not None:
+        target, ratio = RATIO_TARGETS[name, figure], theirs / ours
+        return f"{ratio:.2f}× of {target}× " + ("met" if ratio >= target else "missed")
+    if (name, figure) in TARGETS:
+        relation, target = TARGETS[name, figure]
+        met = ours >= target if relation == ">=" else ours <= target
+        return f"{relation} {target:g} " + ("met" if met else "missed")
+    return ""
+
+
+def setup(kind: str, model: Path, arguments: argparse.Namespace) -> Setup:
+    # Janus' context is a cap on each sequence, llama.cpp's is the room that all slots share.
+    context = CONTEXT if kind == "janus" else ROOM_TOKENS
+    janus_options = ("--set", f"engine.kv_mib={KV_MIB}")
+    return Setup(model, arguments.threads, context, SLOTS, arguments.isa, janus_options)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenarios", nargs="+", default=list(scenarios.ALL), choices=list(scenarios.ALL))
+    parser.add_argument("--model", default="smollm2-135m-instruct", metavar="NAME_OR_PATH")
+    parser.add_argument("--rounds", type=int, default=5, help="first tokens of each kind (default 5)")
+    parser.add_argument("--soak-seconds", type=float, default=600)
+    parser.add_argument("--embedding-inputs", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=describe()["cores"])
+    parser.add_argument("--isa", help="KERNELS_ISA for Janus: scalar, avx2, ...")
+    parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
+    parser.add_argument("--janus-only", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--readme", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.report_only and not arguments.json:
+        parser.error("--report-only needs --json FILE")
+    return arguments
+
+
+def measure(arguments: argparse.Namespace, results: dict) -> None:
+    janus = janus_binary(arguments.janus)
+    binaries = {"janus": janus, "llama.cpp": llama_program()}
+    builds = {"janus": janus_version(janus), "llama.cpp": llama_version()}
+    model = models.path_of(arguments.model, janus, accept_license=False)
+    for name in arguments.scenarios:
+        figures = {}
+        for kind in scenarios.ALL[name].kinds[: 1 if arguments.janus_only else None]:
+            print(f"{name}: {kind}", file=sys.stderr, flush=True)
+            lab = scenarios.Lab(
+                kind=kind,
+                binary=binaries[kind],
+                setup=setup(kind, model, arguments),
+                rounds=arguments.rounds,
+                soak_s=arguments.soak_seconds,
+                embedding_model=models.embedder(janus),
+                embedding_inputs=arguments.embedding_inputs,
+            )
+            figures[kind] = scenarios.ALL[name].run(lab)
+        measured = datetime.date.today().isoformat()
+        results["scenarios"][name] = {"builds": builds, "measured": measured, "figures": figures}
+        if arguments.json:
+            write_json(arguments.json, results)
+
+
+def main() -> None:
+    arguments = parse()
+    results = {"machine": describe(), "threads": arguments.threads, "model": arguments.model, "scenarios": {}}
+    if arguments.json and arguments.json.exists():
+        results = json.loads(arguments.json.read_text())
+    if not arguments.report_only:
+        measure(arguments, results)
+    print(f"{results['model']}, {results['threads']} threads on {sentence(results['machine'])}\n\n{table(results)}")
+    if arguments.readme:
+        report.rewrite(arguments.readme, "agents", table(results))
+
+
+if __name__ == "__main__":
+    main()
