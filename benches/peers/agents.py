@@ -7,7 +7,7 @@ threads and the same room for keys and values, Janus with its defaults otherwise
 scenario's figures are kept in FILE as soon as they are there; those not named are left as they are.
 
     --report-only          measures nothing and prints what FILE holds
-    --readme README.md     rewrites the block between that file's two marks from FILE
+    --markdown OUT.md      rewrites that file's block `agents` from FILE
 """
 
 import argparse
@@ -112,7 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--janus-only", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--report-only", action="store_true")
-    parser.add_argument("--readme", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     if arguments.report_only and not arguments.json:
         parser.error("--report-only needs --json FILE")
@@ -151,9 +151,10 @@ def main() -> None:
         results = json.loads(arguments.json.read_text())
     if not arguments.report_only:
         measure(arguments, results)
-    print(f"{results['model']}, {results['threads']} threads on {sentence(results['machine'])}\n\n{table(results)}")
-    if arguments.readme:
-        report.rewrite(arguments.readme, "agents", table(results))
+    where = f"{results['model']}, {results['threads']} threads each on {sentence(results['machine'])}."
+    print(f"{where}\n\n{table(results)}")
+    if arguments.markdown:
+        report.rewrite(arguments.markdown, "agents", f"{where}\n\n{table(results)}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ stops: `--minutes 9` ends between two rounds, so that a long run can be done in 
 servers have changed since is measured afresh. `--report-only --json FILE` measures nothing.
 
     --targets            shows the project's targets beside the ratios
-    --readme README.md   rewrites the block between that file's two marks from FILE
-    --markdown OUT.md    writes every table, with spreads and targets
+    --readme README.md   rewrites that file's block `speed` from FILE: a row a model
+    --markdown OUT.md    the same with every table, spreads and targets
     --isa avx2           holds Janus to an instruction set; llama.cpp's build is for this machine
 """
 
@@ -184,9 +184,9 @@ def main() -> None:
         for name in results.models:
             print(report.table(name, results, arguments.targets) + "\n")
     if arguments.markdown:
-        arguments.markdown.write_text(report.document(results))
+        report.rewrite(arguments.markdown, "speed", report.all_tables(results))
     if arguments.readme:
-        report.rewrite(arguments.readme, "peers", report.readme_block(results))
+        report.rewrite(arguments.readme, "speed", report.readme_block(results))
 
 
 if __name__ == "__main__":

@@ -150,15 +150,15 @@ def main() -> None:
     parser.add_argument("--reference", metavar="PYTHON")
     parser.add_argument("--accept-license", action="store_true", help="accept Google's Gemma Terms of Use")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrites the block between its marks")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="rewrites its block `perplexity`")
     arguments = parser.parse_args()
     janus = janus_binary(arguments.janus)
     found = {name: measure(name, janus, arguments) for name in arguments.models}
     print(f"{sentence(describe())}\n\n{table(found)}")
     if arguments.json:
         write_json(arguments.json, {"machine": describe(), "isa": arguments.isa, "models": found})
-    if arguments.readme:
-        report.rewrite(arguments.readme, "perplexity", table(found))
+    if arguments.markdown:
+        report.rewrite(arguments.markdown, "perplexity", table(found))
     far = [name for name, row in found.items() if abs(row["janus"] / row["llama.cpp"] - 1) > TOLERANCE]
     if far:
         sys.exit(f"more than {100 * TOLERANCE:g} % from llama.cpp: {', '.join(far)}")

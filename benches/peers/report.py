@@ -159,23 +159,18 @@ def circumstances(results: Results) -> str:
     )
 
 
-def document(results: Results) -> str:
+def all_tables(results: Results) -> str:
     """Every table."""
     builds = {kind: build for model in results.models.values() for kind, build in model["builds"].items()}
     lines = [
-        "# Janus beside llama.cpp's server",
-        "",
-        "Made by `python3 benches/peers/peers.py --report-only --json FILE --markdown FILE`; do not edit.",
-        "",
         circumstances(results),
         f"llama.cpp is {builds.get('llama.cpp', 'unknown')}, built here for this machine. A value's ± is half the "
         "distance between its lowest and highest round; a ratio is Janus' advantage, with the lowest and highest of "
         "the rounds. A stream is a client that waits for its whole answer to a prompt of 4 tokens.",
         "",
     ]
-    for name in results.models:
-        lines += [table(name, results, targets=True), ""]
-    return "\n".join(lines)
+    tables = [table(name, results, targets=True) for name in results.models]
+    return "\n".join([*lines, "\n\n".join(tables)])
 
 
 def readme_block(results: Results) -> str:
