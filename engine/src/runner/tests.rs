@@ -1,5 +1,7 @@
 //! The engine from end to end, on models without weights.
 
+mod guessing;
+
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use crate::testing::{
     IM_END, KV_LAYOUT, MockOptions, NextToken, VOCABULARY, chat_model, embedding_model, letters, repeats,
     says, tokens,
 };
-use crate::{EmbedRequest, Engine, EngineError, Request, Speculation};
+use crate::{EmbedRequest, Engine, EngineError, Request};
 
 fn start(next: NextToken) -> Engine {
     start_with(MockOptions { next, ..MockOptions::default() }, EngineOptions::default())
@@ -483,121 +485,4 @@ fn token_ids_of_the_mock_are_bytes() {
     assert_eq!(tokenizer.encode("a é!", false).unwrap(), tokens("a é!"));
     assert_eq!(tokenizer.decode(&tokens("a é!"), false), "a é!");
     assert_eq!(tokenizer.token_id("<|im_end|>"), Some(IM_END));
-}
-
-/// Greedy or sampled, with penalties or stop strings: guesses change nothing but the number of steps.
-#[test]
-fn guesses_change_no_token() {
-    // Says what came 7 tokens before, so that lookups are mostly right, and now and then something else.
-    let next: NextToken = Arc::new(|tokens| match tokens.len() {
-        length if length % 11 == 0 => 97 + (length % 26) as u32,
-        length => tokens[length - 7],
-    });
-    let sampled = SamplingParams { temperature: 1.5, seed: Some(5), ..SamplingParams::default() };
-    let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let penalised = SamplingParams { frequency_penalty: 0.3, ..sampled.clone() };
-    let stopped = StopCriteria { strings: vec!["abc".to_owned()], ..StopCriteria::default() };
-    let rows = [
-        (greedy.clone(), StopCriteria::default(), 120),
-        (sampled, StopCriteria::default(), 120),
-        (penalised, StopCriteria::default(), 50),
-        (greedy.clone(), stopped, 120),
-        (greedy, StopCriteria::default(), 2),
-    ];
-    for (sampling, stop, max_new_tokens) in rows {
-        let run = |speculation| {
-            let options = EngineOptions { speculation, ..EngineOptions::default() };
-            let mock = MockOptions { next: Arc::clone(&next), ..MockOptions::default() };
-            let engine = start_with(mock, options);
-            let request = Request {
-                sampling: sampling.clone(),
-                stop: stop.clone(),
-                max_new_tokens,
-                logprobs: Some(2),
-                ..request("abcdefgabcdefg")
-            };
-            let answer = ask(&engine, request);
-            (answer, engine.stats())
-        };
-        let (plain, steps) = run(Speculation::Off);
-        let (guessed, fewer_steps) = run(Speculation::Always);
-        let logprobs = |answer: &Answer| answer.logprobs.iter().map(|l| l.logprob).collect::<Vec<f32>>();
-        assert_eq!((&guessed.tokens, &guessed.text), (&plain.tokens, &plain.text), "{sampling:?}");
-        assert_eq!(guessed.finished.as_ref().unwrap().reason, plain.finished.as_ref().unwrap().reason);
-        assert_eq!(logprobs(&guessed), logprobs(&plain));
-        assert_eq!(steps.guessed_tokens, 0);
-        assert!(fewer_steps.guessed_tokens >= fewer_steps.accepted_guesses);
-        if sampling.temperature == 0.0 && max_new_tokens > 100 && stop.strings.is_empty() {
-            assert!(fewer_steps.steps * 3 < steps.steps, "{} of {}", fewer_steps.steps, steps.steps);
-            assert!(fewer_steps.accepted_guesses > 60);
-        }
-    }
-}
-
-/// Right, wrong, or now and then right: a draft model changes nothing but the number of steps, also where
-/// prompts share pages or lose them.
-#[test]
-fn a_draft_model_changes_no_token() {
-    let half: NextToken = Arc::new(|tokens| match tokens.len() % 3 {
-        0 => 1,
-        _ => letters()(tokens),
-    });
-    let sampling = [0.0, 1.5].map(|temperature| SamplingParams {
-        temperature,
-        seed: Some(3),
-        ..SamplingParams::default()
-    });
-    let rows = [(letters(), true), (repeats("q"), false), (half, false)];
-    for (draft, is_right) in rows {
-        for (pages, clients) in [(400, 1), (400, 5), (9, 3)] {
-            for sampling in &sampling {
-                let run = |with_draft: bool, speculation| {
-                    let model = chat_model(MockOptions::default());
-                    let mock = MockOptions {
-                        name: "draft".to_owned(),
-                        next: Arc::clone(&draft),
-                        ..MockOptions::default()
-                    };
-                    let model = match with_draft {
-                        true => model.with_draft(chat_model(mock)).expect("the same vocabulary"),
-                        false => model,
-                    };
-                    let bytes = pages * model.page_bytes();
-                    let options =
-                        EngineOptions { kv_bytes_max: bytes, speculation, ..EngineOptions::default() };
-                    let engine = Engine::start(vec![model], options).expect("a mock engine starts");
-                    let ask = |client: usize| {
-                        let prompt = "The same beginning of all of the prompts, and then ".repeat(2)
-                            + &client.to_string();
-                        let request =
-                            Request { sampling: sampling.clone(), max_new_tokens: 90, ..request(&prompt) };
-                        engine.submit(request).expect("the engine takes it")
-                    };
-                    let streams: Vec<EventStream> = (0..clients).map(ask).collect();
-                    let answers: Vec<Vec<u32>> =
-                        streams.into_iter().map(|stream| read(stream).tokens).collect();
-                    (answers, engine.stats())
-                };
-                let (plain, _) = run(false, Speculation::Off);
-                for speculation in [Speculation::Always, Speculation::Adaptive] {
-                    let (drafted, stats) = run(true, speculation);
-                    assert_eq!(drafted, plain, "{pages} pages, {clients} clients, {sampling:?}");
-                    if is_right && speculation == Speculation::Always && sampling.temperature == 0.0 {
-                        // Where a page ends the text guesses, which says too little to be right.
-                        let (right, all) = (stats.accepted_guesses, stats.guessed_tokens);
-                        assert!(right * 20 >= all * 19, "{right} of {all} came true");
-                        assert!(stats.accepted_guesses as usize > 60 * clients);
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_draft_has_to_speak_the_same_language() {
-    let model = || chat_model(MockOptions::default());
-    let refusal = model().with_draft(embedding_model("e", 64, Duration::ZERO)).err().unwrap().to_string();
-    assert!(refusal.contains("both have to generate text"), "{refusal}");
-    assert!(model().with_draft(model()).is_ok());
 }
