@@ -12,7 +12,7 @@ use kernels::PAGE_TOKENS;
 use crate::inbox::Command;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::model::{LoadedModel, ModelInfo, Network};
-use crate::residents::{ModelStatus, NewServed, Residents, Served, UnloadMode};
+use crate::residents::{ModelStatus, NewServed, Residents, UnloadMode};
 use crate::runner::Resident;
 use crate::{Engine, EngineError, EngineOptions};
 
@@ -35,19 +35,20 @@ pub struct LoadPlan<'a> {
 
 /// A model on its way out. Dropping this changes nothing.
 pub struct Unloading {
-    engine: Engine,
-    served: Arc<Served>,
+    residents: Arc<Residents>,
+    instance: u64,
+    bytes: usize,
 }
 
 impl Unloading {
     /// Blocks until the model is gone and its memory free, or `wait` is over. Returns whether it is.
     pub fn wait(&self, wait: Duration) -> bool {
-        self.engine.inner.residents.wait_gone(self.served.instance, wait)
+        self.residents.wait_gone(self.instance, wait)
     }
 
     /// Weights and cache that become free.
     pub fn bytes(&self) -> usize {
-        self.served.bytes()
+        self.bytes
     }
 }
 
@@ -107,7 +108,8 @@ impl Engine {
     pub fn unload(&self, name: &str, mode: UnloadMode) -> Result<Unloading, EngineError> {
         let served = self.inner.residents.unload(name, mode)?;
         self.inner.inbox.wake();
-        Ok(Unloading { engine: self.clone(), served })
+        let residents = Arc::clone(&self.inner.residents);
+        Ok(Unloading { residents, instance: served.instance, bytes: served.bytes() })
     }
 
     /// Every model that takes memory, those being unloaded included.

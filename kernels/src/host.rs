@@ -9,6 +9,19 @@ pub fn yield_to_others() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
 }
 
+/// Lets the allocator take every buffer of some size from the system and give it back when it is freed,
+/// for processes whose models come and go. Else glibc learns from the first large buffer that is freed to
+/// keep ones up to 32 MiB for itself, of which [`return_freed_memory`] does not reach all.
+pub fn return_buffers_when_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // glibc's own first value, which setting it makes the last one.
+        const BUFFER_BYTES_MIN: libc::c_int = 128 << 10;
+        // SAFETY: plain numbers; the allocator takes its own lock.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, BUFFER_BYTES_MIN) };
+    }
+}
+
 /// Gives memory that was freed back to the system now; the allocator would keep some of it at hand.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

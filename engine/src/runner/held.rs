@@ -105,11 +105,13 @@ impl HeldModel {
             ModelRunner::Generate(mut runner) => runner.wipe(),
             ModelRunner::Embed(runner) => drop(runner),
         }
-        kernels::host::return_freed_memory();
         tracing::info!(model = served.info.name, bytes = memory.bytes(), "unloaded");
+        drop(served);
         // Whoever waits for the place finds room.
         drop(memory);
         drop(place);
+        // Last: the table's entry had the tokenizer.
+        kernels::host::return_freed_memory();
     }
 }
 

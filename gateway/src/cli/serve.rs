@@ -29,6 +29,7 @@ pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<
     let start = Instant::now();
     let config = configuration(arguments, folder)?;
     start_logs(&config.log)?;
+    kernels::host::return_buffers_when_freed();
     // What would be refused after the models are loaded is better refused before.
     config::listen_address(&config.server.listen, ApiKeys::load(&config.auth)?.is_required())?;
     let mut options = config.engine.options();
