@@ -15,10 +15,11 @@ pub struct Roofline {
 }
 
 /// Far more than any cache.
-const BUFFER_BYTES: usize = 512 << 20;
+const BUFFER_BYTES: usize = 256 << 20;
 /// Best of this many: other tenants of the machine only ever take away.
-const RUNS: usize = 5;
-const STEPS: usize = 4_000_000;
+const RUNS: usize = 20;
+/// A millisecond or two: short enough that some run goes undisturbed.
+const STEPS: usize = 300_000;
 
 /// Takes about a second.
 pub fn measure(device: &Device) -> Roofline {

@@ -128,6 +128,11 @@ impl Quantized {
         });
     }
 
+    /// Quantised rows in all groups.
+    pub fn rows(&self) -> usize {
+        self.groups.last().map_or(0, |group| group.first + group.count)
+    }
+
     pub fn groups(&self) -> &[ColumnGroup] {
         &self.groups
     }

@@ -14,6 +14,9 @@ use super::layout::*;
 /// weights, scales and one broadcast.
 pub const WIDTHS: &[usize] = &[12, 8, 6, 4, 3, 2, 1];
 
+/// How far ahead weights are asked for: what a core reads within the latency of memory, and more.
+const PREFETCH_BYTES: usize = 4096;
+
 /// Codes as unsigned bytes with a power-of-two offset.
 trait Load: Codes {
     /// What the kernel's integer sums must subtract from each code (a power of two), or 0.
@@ -134,13 +137,13 @@ macro_rules! load_by_table {
 load_by_table!(FourNonLinear, NON_LINEAR);
 load_by_table!(FourFloat, FLOAT4);
 
-/// Scales of a block for all 16 rows.
+/// Float scales, one for each block, of all 16 rows.
 trait LoadScales: Scales {
-    /// (scale, minimum) of `half` of block `block`.
+    /// (scale, minimum) of block `block`.
     ///
     /// # Safety
     /// `panel` has the bytes of more than `block` blocks; the CPU has AVX-512 F and F16C.
-    unsafe fn load(panel: *const u8, block: usize, half: usize) -> (__m512, __m512);
+    unsafe fn load(panel: *const u8, block: usize) -> (__m512, __m512);
 }
 
 /// # Safety
@@ -164,7 +167,7 @@ unsafe fn load_bytes(at: *const u8) -> __m512 {
 impl<const MINIMUM: bool> LoadScales for Direct<MINIMUM> {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn load(panel: *const u8, block: usize, _half: usize) -> (__m512, __m512) {
+    unsafe fn load(panel: *const u8, block: usize) -> (__m512, __m512) {
         // SAFETY: a block has 32 bytes of scales and, with minima, 32 more.
         unsafe {
             let at = panel.add(block * if MINIMUM { 64 } else { 32 });
@@ -176,7 +179,7 @@ impl<const MINIMUM: bool> LoadScales for Direct<MINIMUM> {
 impl LoadScales for Exponent {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn load(panel: *const u8, block: usize, _half: usize) -> (__m512, __m512) {
+    unsafe fn load(panel: *const u8, block: usize) -> (__m512, __m512) {
         // SAFETY: a block has 16 bytes.
         let bytes = unsafe { _mm_loadu_si128(panel.add(block * 16).cast()) };
         let exponents = _mm512_cvtepu8_epi32(bytes);
@@ -188,64 +191,150 @@ impl LoadScales for Exponent {
     }
 }
 
-impl<const HALVES: usize, const MINIMUM: bool> LoadScales for Super<HALVES, MINIMUM> {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load(panel: *const u8, block: usize, half: usize) -> (__m512, __m512) {
-        let kinds = if MINIMUM { 2 } else { 1 };
-        // SAFETY: the super-block of `block` lies within the panel, and every offset within its STRIDE.
-        unsafe {
-            let start = panel.add(block / SUPER_BLOCKS * Self::STRIDE);
-            let at = start.add(Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds);
-            let scale = _mm512_mul_ps(load_halves(start), load_bytes(at));
-            let minimum = match MINIMUM {
-                true => _mm512_mul_ps(load_halves(start.add(32)), load_bytes(at.add(16))),
-                false => _mm512_setzero_ps(),
-            };
-            (scale, minimum)
+/// Which loop goes with which scales.
+trait Panel: Scales {
+    /// One panel times `N` columns.
+    ///
+    /// # Safety
+    /// `args` were checked by `PanelArgs::new`, and the CPU has the features named below.
+    unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]);
+}
+
+macro_rules! panel_with_float_scales {
+    ($scales:ty $(, $minimum:ident)?) => {
+        impl $(<const $minimum: bool>)? Panel for $scales {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+            unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+                let mut sums = [_mm512_setzero_ps(); N];
+                for block in 0..args.blocks {
+                    // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
+                    // and `blocks * N` rows of inputs and headers.
+                    unsafe {
+                        let headers = args.headers.as_ptr().add(block * N);
+                        let (codes, x) = block_of::<C, N>(args, block);
+                        let mut dots = start::<C, N>(headers, WHOLE);
+                        for z in 0..4 {
+                            accumulate::<C, N>(codes, x, z, &mut dots);
+                        }
+                        let scales = <$scales>::load(args.scales.as_ptr(), block);
+                        scale::<Self, N>(scales, headers, dots, &mut sums);
+                    }
+                }
+                // SAFETY: `tile` has N rows.
+                unsafe { store(tile, sums) };
+            }
+        }
+    };
+}
+panel_with_float_scales!(Direct<MINIMUM>, MINIMUM);
+panel_with_float_scales!(Exponent);
+
+impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        let mut sums = [_mm512_setzero_ps(); N];
+        for index in 0..args.blocks / SUPER_BLOCKS {
+            // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales, and
+            // `blocks * N` rows of inputs and headers.
+            unsafe {
+                let scales = args.scales.as_ptr().add(index * Self::STRIDE);
+                let headers = args.headers.as_ptr().add(index * SUPER_BLOCKS * N);
+                let mut parts = [_mm512_setzero_ps(); N];
+                for block in 0..SUPER_BLOCKS {
+                    let headers = headers.add(block * N);
+                    let (codes, x) = block_of::<C, N>(args, index * SUPER_BLOCKS + block);
+                    let mut scaled = [_mm512_setzero_ps(); N];
+                    for half in 0..HALVES {
+                        let mut dots = start::<C, N>(headers, if HALVES == 1 { WHOLE } else { half });
+                        for z in 4 / HALVES * half..4 / HALVES * (half + 1) {
+                            accumulate::<C, N>(codes, x, z, &mut dots);
+                        }
+                        let scale = load_bytes(scales.add(Self::scales_at(block, half)));
+                        for (scaled, dot) in scaled.iter_mut().zip(dots) {
+                            *scaled = match half {
+                                0 => _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale),
+                                _ => _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *scaled),
+                            };
+                        }
+                    }
+                    for (column, part) in parts.iter_mut().enumerate() {
+                        let input_scale = _mm512_set1_ps((*headers.add(column)).scale);
+                        *part = _mm512_fmadd_ps(scaled[column], input_scale, *part);
+                    }
+                }
+                finish_super_block::<HALVES, MINIMUM, N>(scales, headers, parts, &mut sums);
+            }
+        }
+        // SAFETY: `tile` has N rows.
+        unsafe { store(tile, sums) };
+    }
+}
+
+/// Adds a super-block's products and minima, each times their factor.
+///
+/// # Safety
+/// `scales` has the bytes of a super-block, `headers` `8 N` readable entries.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: usize>(
+    scales: *const u8,
+    headers: *const BlockHeader,
+    parts: [__m512; N],
+    sums: &mut [__m512; N],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let factor = load_halves(scales);
+        for (sum, part) in sums.iter_mut().zip(parts) {
+            *sum = _mm512_fmadd_ps(part, factor, *sum);
+        }
+        if !MINIMUM {
+            return;
+        }
+        let mut parts = [_mm512_setzero_ps(); N];
+        for block in 0..SUPER_BLOCKS {
+            for half in 0..HALVES {
+                let at = Super::<HALVES, MINIMUM>::scales_at(block, half) + PANEL_ROWS;
+                let minima = load_bytes(scales.add(at));
+                for (column, part) in parts.iter_mut().enumerate() {
+                    let header = &*headers.add(block * N + column);
+                    let weighted = header.weighted[if HALVES == 1 { WHOLE } else { half }];
+                    *part = _mm512_fmadd_ps(minima, _mm512_set1_ps(weighted), *part);
+                }
+            }
+        }
+        let factor = load_halves(scales.add(32));
+        for (sum, part) in sums.iter_mut().zip(parts) {
+            *sum = _mm512_fmadd_ps(part, factor, *sum);
         }
     }
 }
 
-/// One panel times `N` columns.
+/// # Safety
+/// `tile` has at least `N` rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store<const N: usize>(tile: &mut [[f32; PANEL_ROWS]], sums: [__m512; N]) {
+    for (values, sum) in tile.iter_mut().zip(sums) {
+        // SAFETY: a tile row has 16 values.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), sum) };
+    }
+}
+
+/// Codes and inputs of a block.
 ///
 /// # Safety
-/// `args` were checked by `PanelArgs::new`, and the CPU has the features named below.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn panel<C: Load, S: LoadScales, const N: usize>(
-    args: &PanelArgs<'_>,
-    tile: &mut [[f32; PANEL_ROWS]],
-) {
-    let (codes, scales, x, headers) =
-        (args.codes.as_ptr(), args.scales.as_ptr(), args.x.as_ptr(), args.headers.as_ptr());
-    let mut sums = [_mm512_setzero_ps(); N];
-    for block in 0..args.blocks {
-        // SAFETY: `PanelArgs` holds `blocks` blocks of codes and scales, and `blocks * N` rows of inputs
-        // and headers, so every offset below `block < blocks` is inside.
-        unsafe {
-            let codes = codes.add(block * C::BYTES);
-            let x = x.add(block * N * BLOCK);
-            let headers = headers.add(block * N);
-            if S::HALVES == 1 {
-                let mut dots = start::<C, N>(headers, WHOLE);
-                for z in 0..4 {
-                    accumulate::<C, N>(codes, x, z, &mut dots);
-                }
-                scale::<S, N>(scales, block, 0, headers, dots, &mut sums);
-            } else {
-                for half in 0..2 {
-                    let mut dots = start::<C, N>(headers, half);
-                    for z in 2 * half..2 * half + 2 {
-                        accumulate::<C, N>(codes, x, z, &mut dots);
-                    }
-                    scale::<S, N>(scales, block, half, headers, dots, &mut sums);
-                }
-            }
+/// `block < args.blocks`.
+#[inline]
+unsafe fn block_of<C: Codes, const N: usize>(args: &PanelArgs<'_>, block: usize) -> (*const u8, *const i8) {
+    // SAFETY: the caller's promise; `PanelArgs` holds that many bytes. Prefetching has no effect but on
+    // caches.
+    unsafe {
+        let codes = args.codes.as_ptr().add(block * C::BYTES);
+        for line in (0..C::BYTES).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH_BYTES + line).cast());
         }
-    }
-    for (column, sum) in sums.into_iter().enumerate() {
-        // SAFETY: a tile row has 16 values.
-        unsafe { _mm512_storeu_ps(tile[column].as_mut_ptr(), sum) };
+        (codes, args.x.as_ptr().add(block * N * BLOCK))
     }
 }
 
@@ -292,27 +381,22 @@ unsafe fn accumulate<C: Load, const N: usize>(
 }
 
 /// # Safety
-/// As [`LoadScales::load`]; `headers` has `N` readable entries.
+/// `headers` has `N` readable entries.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn scale<S: LoadScales, const N: usize>(
-    scales: *const u8,
-    block: usize,
-    half: usize,
+unsafe fn scale<S: Scales, const N: usize>(
+    (scale, minimum): (__m512, __m512),
     headers: *const BlockHeader,
     dots: [__m512i; N],
     sums: &mut [__m512; N],
 ) {
-    // SAFETY: the caller's promise.
-    let (scale, minimum) = unsafe { S::load(scales, block, half) };
-    let part = if S::HALVES == 1 { WHOLE } else { half };
     for (column, sum) in sums.iter_mut().enumerate() {
         // SAFETY: column < N.
         let header = unsafe { &*headers.add(column) };
         let factor = _mm512_mul_ps(scale, _mm512_set1_ps(header.scale));
         *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[column]), factor, *sum);
         if S::MINIMUM {
-            *sum = _mm512_fmadd_ps(minimum, _mm512_set1_ps(header.weighted[part]), *sum);
+            *sum = _mm512_fmadd_ps(minimum, _mm512_set1_ps(header.weighted[WHOLE]), *sum);
         }
     }
 }
@@ -323,13 +407,13 @@ pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing {
                 $(Packing::$packing => match width {
-                    12 => panel::<$codes, $scales, 12>,
-                    8 => panel::<$codes, $scales, 8>,
-                    6 => panel::<$codes, $scales, 6>,
-                    4 => panel::<$codes, $scales, 4>,
-                    3 => panel::<$codes, $scales, 3>,
-                    2 => panel::<$codes, $scales, 2>,
-                    _ => panel::<$codes, $scales, 1>,
+                    12 => <$scales as Panel>::panel::<$codes, 12>,
+                    8 => <$scales as Panel>::panel::<$codes, 8>,
+                    6 => <$scales as Panel>::panel::<$codes, 6>,
+                    4 => <$scales as Panel>::panel::<$codes, 4>,
+                    3 => <$scales as Panel>::panel::<$codes, 3>,
+                    2 => <$scales as Panel>::panel::<$codes, 2>,
+                    _ => <$scales as Panel>::panel::<$codes, 1>,
                 },)*
             }
         };

@@ -36,6 +36,8 @@ pub struct Five<const OFFSET: i32>;
 pub struct Six;
 /// Signed bytes.
 pub struct Byte;
+/// Bytes of a block of a panel whose codes were expanded to a byte each.
+pub const EXPANDED_BLOCK: usize = Byte::BYTES;
 /// [`Four`], looked up in the table of IQ4_NL and IQ4_XS.
 pub struct FourNonLinear;
 /// [`Four`], looked up in the table of MXFP4 (twice the E2M1 values).
@@ -115,10 +117,16 @@ impl Scales for Exponent {
 impl<const HALVES: usize, const MINIMUM: bool> Super<HALVES, MINIMUM> {
     /// Bytes of the factors at the start of a super-block.
     pub const FACTORS: usize = if MINIMUM { 64 } else { 32 };
-    /// Bytes of one block's scales and minima.
-    pub const BLOCK_BYTES: usize = HALVES * if MINIMUM { 32 } else { 16 };
+    /// Bytes of one half's scales and minima.
+    const HALF_BYTES: usize = if MINIMUM { 32 } else { 16 };
     /// Bytes of a super-block.
-    pub const STRIDE: usize = Self::FACTORS + SUPER_BLOCKS * Self::BLOCK_BYTES;
+    pub const STRIDE: usize = Self::FACTORS + SUPER_BLOCKS * HALVES * Self::HALF_BYTES;
+
+    /// Where in a super-block the scales of `half` of block `block` begin; their minima follow.
+    pub fn scales_at(block: usize, half: usize) -> usize {
+        debug_assert!(block < SUPER_BLOCKS && half < HALVES);
+        Self::FACTORS + (block * HALVES + half) * Self::HALF_BYTES
+    }
 }
 
 impl<const HALVES: usize, const MINIMUM: bool> Scales for Super<HALVES, MINIMUM> {

@@ -22,12 +22,13 @@ mod scalar;
 mod tests;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 pub use activations::Precision;
 pub(crate) use activations::SendPtr;
 use activations::{BlockHeader, Quantized};
 use dense::DenseKind;
-use layout::{BLOCK, PANEL_ROWS, Packing};
+use layout::{BLOCK, EXPANDED_BLOCK, PANEL_ROWS, Packing};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{sdot, smmla};
 
@@ -38,6 +39,10 @@ use crate::{Isa, KernelError};
 
 /// Panels that share one pass over a group of inputs: together they fit beside it in L2.
 const PANELS_TOGETHER: usize = 4;
+/// Expanded codes of panels that share a pass fit beside the inputs in the smallest L2 (Zen 3: 512 KiB).
+const EXPANDED_BYTES: usize = 256 << 10;
+/// Rows of inputs from which on codes are expanded once for all of them.
+const EXPAND_ROWS: usize = 32;
 /// Most columns any kernel takes.
 const WIDTH_MAX: usize = 12;
 
@@ -47,6 +52,9 @@ const LAYERS_MAX: usize = 4;
 /// A kernel that may use instructions of one set.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 type UnsafePanelKernel = unsafe fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]]);
+
+/// Expands a panel's codes to a byte each.
+type Expander = unsafe fn(&[u8], &mut [u8]);
 
 /// A dense layer with its weights packed.
 pub struct Linear {
@@ -182,6 +190,7 @@ impl<'a> PanelArgs<'a> {
         linear: &'a Linear,
         packing: Packing,
         panel: usize,
+        expanded: Option<&'a [u8]>,
         columns: usize,
         x: &'a [i8],
         headers: &'a [BlockHeader],
@@ -189,12 +198,19 @@ impl<'a> PanelArgs<'a> {
         let blocks = linear.columns / BLOCK;
         let (codes, scales) = (linear.panel_codes(panel), linear.panel_scales(panel));
         assert_eq!((codes.len(), scales.len()), packing.panel_bytes(blocks));
+        let codes = match expanded {
+            Some(expanded) => expanded,
+            None => codes,
+        };
+        assert!(expanded.is_none_or(|codes| codes.len() == blocks * EXPANDED_BLOCK));
         assert_eq!((x.len(), headers.len()), (blocks * columns * BLOCK, blocks * columns));
         PanelArgs { codes, scales, blocks, x, headers }
     }
 }
 
 thread_local! {
+    /// Codes of a few panels, expanded; of each thread that computes.
+    static EXPANDED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     /// Quantised inputs of the op at hand, by [`Precision`]; of the thread that calls ops, so kept from
     /// step to step.
     static QUANTIZED: RefCell<[Quantized; 2]> = RefCell::default();
@@ -264,7 +280,7 @@ fn for_each_share(
     jobs: &[Option<Job<'_>>],
     thread: usize,
     threads: usize,
-    work: impl Fn(&Job<'_>, std::ops::Range<usize>),
+    work: impl Fn(&Job<'_>, Range<usize>),
 ) {
     let cost = |job: &Job<'_>| job.layer.code_bytes + job.layer.scale_bytes;
     let total: usize = jobs.iter().flatten().map(|job| job.layer.panels() * cost(job)).sum();
@@ -287,29 +303,70 @@ impl Job<'_> {
         matches!(self.layer.kind, Kind::Quantized(_)) && self.layer.precision == precision
     }
 
-    fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized, panels: std::ops::Range<usize>) {
-        let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
-        let mut first = panels.start;
-        while first < panels.end {
-            let last = (first + PANELS_TOGETHER).min(panels.end);
-            for &group in x.groups() {
-                let (codes, headers) = x.group(group);
-                let kernel = pick_kernel(isa, packing, group.count);
-                let tile = &mut tile[..group.count];
-                for panel in first..last {
-                    kernel
-                        .call(&PanelArgs::new(self.layer, packing, panel, group.count, codes, headers), tile);
-                    match self.layer.precision {
-                        Precision::Int8 => self.store(panel, group.first, tile),
-                        Precision::Int15 => self.store(panel, group.first / 2, add_pairs(tile)),
-                    }
+    fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized, panels: Range<usize>) {
+        match expander(isa, packing) {
+            Some(expander) if x.rows() >= EXPAND_ROWS => EXPANDED.with_borrow_mut(|buffer| {
+                self.quantized_expanded(isa, packing, x, panels, expander, buffer);
+            }),
+            _ => {
+                for first in panels.clone().step_by(PANELS_TOGETHER) {
+                    let last = (first + PANELS_TOGETHER).min(panels.end);
+                    self.multiply(x, first..last, |width| pick_kernel(isa, packing, width), |_| None);
                 }
             }
-            first = last;
         }
     }
 
-    fn dense(&self, isa: Isa, kind: DenseKind, x: &Tensor, panels: std::ops::Range<usize>) {
+    fn quantized_expanded(
+        &self,
+        isa: Isa,
+        packing: Packing,
+        x: &Quantized,
+        panels: Range<usize>,
+        expander: Expander,
+        buffer: &mut Vec<u8>,
+    ) {
+        let panel_bytes = self.layer.columns / BLOCK * EXPANDED_BLOCK;
+        let together = (EXPANDED_BYTES / panel_bytes).clamp(1, PANELS_TOGETHER);
+        buffer.resize(buffer.len().max(together * panel_bytes), 0);
+        for first in panels.clone().step_by(together) {
+            let last = (first + together).min(panels.end);
+            for (panel, expanded) in (first..last).zip(buffer.chunks_exact_mut(panel_bytes)) {
+                // SAFETY: an `Isa` in use was checked against this machine.
+                unsafe { expander(self.layer.panel_codes(panel), expanded) };
+            }
+            let expanded = |panel: usize| Some(&buffer[(panel - first) * panel_bytes..][..panel_bytes]);
+            self.multiply(x, first..last, |width| pick_expanded_kernel(isa, packing, width), expanded);
+        }
+    }
+
+    /// All groups of inputs times a few panels, which stay in the cache from group to group.
+    fn multiply<'b>(
+        &'b self,
+        x: &'b Quantized,
+        panels: Range<usize>,
+        kernel: impl Fn(usize) -> PanelKernel,
+        expanded: impl Fn(usize) -> Option<&'b [u8]>,
+    ) {
+        let Kind::Quantized(packing) = self.layer.kind else { unreachable!("only called for such layers") };
+        let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
+        for &group in x.groups() {
+            let (codes, headers) = x.group(group);
+            let kernel = kernel(group.count);
+            let tile = &mut tile[..group.count];
+            for panel in panels.clone() {
+                let expanded = expanded(panel);
+                let args = PanelArgs::new(self.layer, packing, panel, expanded, group.count, codes, headers);
+                kernel.call(&args, tile);
+                match self.layer.precision {
+                    Precision::Int8 => self.store(panel, group.first, tile),
+                    Precision::Int15 => self.store(panel, group.first / 2, add_pairs(tile)),
+                }
+            }
+        }
+    }
+
+    fn dense(&self, isa: Isa, kind: DenseKind, x: &Tensor, panels: Range<usize>) {
         let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
         let step = PANEL_ROWS * kind.bytes();
         for panel in panels {
@@ -395,6 +452,27 @@ fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
             let _ = width;
             PanelKernel::Safe(scalar::kernel(packing))
         }
+    }
+}
+
+/// What expands codes, where kernels for expanded ones are faster.
+fn expander(isa: Isa, packing: Packing) -> Option<Expander> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(avx2::expander(packing)),
+        _ => {
+            let _ = packing;
+            None
+        }
+    }
+}
+
+/// Only where there is an [`expander`].
+fn pick_expanded_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => PanelKernel::Unsafe(avx2::expanded_kernel(packing, width)),
+        _ => pick_kernel(isa, packing, width),
     }
 }
 

@@ -1,8 +1,16 @@
 //! The meaning of the quantised product, panel by panel; every other file must agree bit for bit.
 //!
-//! Order of float operations, which all instruction sets share: for each block (and half, where scales
-//! are per half) `sum = fma(dot, weight_scale · input_scale, sum)`, then, with minima,
+//! Order of float operations, which all instruction sets share. With float scales, for each block
+//! `sum = fma(dot, weight_scale · input_scale, sum)`, then, with minima,
 //! `sum = fma(minimum, input_scale · Σ codes, sum)`.
+//!
+//! With the integer scales of k-quants, for each super-block and from zero: `part = fma(Σ scale · dot,
+//! input_scale, part)` block by block, the sum over a block's halves; then `sum = fma(part, factor, sum)`;
+//! then the same of minima, `part = fma(minimum, input_scale · Σ codes, part)` half by half and `sum =
+//! fma(part, minimum_factor, sum)`. A block's `Σ scale · dot` stays below 2^24 in every format, so that it is
+//! the same number in integers and in floats.
+
+use std::ops::Range;
 
 use half::f16;
 
@@ -30,26 +38,30 @@ fn code<C: Codes>(panel: &[u8], block: usize, row: usize, k: usize) -> i32 {
     i32::from(code) - C::OFFSET
 }
 
-/// Scales as every instruction set must read them.
-pub trait ReadScales: Scales {
-    /// (scale, minimum) of `row` in `half` of `block`.
-    fn read(panel: &[u8], block: usize, half: usize, row: usize) -> (f32, f32);
+/// The loop that goes with each kind of scales.
+trait Panel: Scales {
+    /// Row `row` of a panel times column `column` out of `count`.
+    fn dot<C: Codes>(args: &PanelArgs<'_>, count: usize, column: usize, row: usize) -> f32;
 }
 
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-impl<const MINIMUM: bool> ReadScales for Direct<MINIMUM> {
-    fn read(panel: &[u8], block: usize, _half: usize, row: usize) -> (f32, f32) {
-        let at = Self::bytes(block) + row * 2;
-        (half_at(panel, at), if MINIMUM { half_at(panel, at + 32) } else { 0.0 })
+impl<const MINIMUM: bool> Panel for Direct<MINIMUM> {
+    fn dot<C: Codes>(args: &PanelArgs<'_>, count: usize, column: usize, row: usize) -> f32 {
+        dot_with_float_scales::<C>(args, count, column, row, |block| {
+            let at = Self::bytes(block) + row * 2;
+            (half_at(args.scales, at), MINIMUM.then(|| half_at(args.scales, at + 32)))
+        })
     }
 }
 
-impl ReadScales for Exponent {
-    fn read(panel: &[u8], block: usize, _half: usize, row: usize) -> (f32, f32) {
-        (half_of_exponent(panel[block * 16 + row]), 0.0)
+impl Panel for Exponent {
+    fn dot<C: Codes>(args: &PanelArgs<'_>, count: usize, column: usize, row: usize) -> f32 {
+        dot_with_float_scales::<C>(args, count, column, row, |block| {
+            (half_of_exponent(args.scales[block * 16 + row]), None)
+        })
     }
 }
 
@@ -62,42 +74,79 @@ pub fn half_of_exponent(exponent: u8) -> f32 {
     }
 }
 
-impl<const HALVES: usize, const MINIMUM: bool> ReadScales for Super<HALVES, MINIMUM> {
-    fn read(panel: &[u8], block: usize, half: usize, row: usize) -> (f32, f32) {
-        let start = block / SUPER_BLOCKS * Self::STRIDE;
-        let kinds = 1 + usize::from(MINIMUM);
-        let at = start + Self::FACTORS + block % SUPER_BLOCKS * Self::BLOCK_BYTES + half * 16 * kinds + row;
-        let scale = half_at(panel, start + row * 2) * f32::from(panel[at] as i8);
-        let minimum = match MINIMUM {
-            true => half_at(panel, start + 32 + row * 2) * f32::from(panel[at + 16] as i8),
-            false => 0.0,
-        };
-        (scale, minimum)
+/// `scales`: (scale, minimum) of a block.
+fn dot_with_float_scales<C: Codes>(
+    args: &PanelArgs<'_>,
+    count: usize,
+    column: usize,
+    row: usize,
+    scales: impl Fn(usize) -> (f32, Option<f32>),
+) -> f32 {
+    let mut sum = 0.0;
+    for block in 0..args.blocks {
+        let header = &args.headers[block * count + column];
+        let dot = integer_dot::<C>(args, count, column, row, block, 0..BLOCK);
+        let (scale, minimum) = scales(block);
+        sum = (dot as f32).mul_add(scale * header.scale, sum);
+        if let Some(minimum) = minimum {
+            sum = minimum.mul_add(header.weighted[WHOLE], sum);
+        }
+    }
+    sum
+}
+
+impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> {
+    fn dot<C: Codes>(args: &PanelArgs<'_>, count: usize, column: usize, row: usize) -> f32 {
+        let per_half = BLOCK / HALVES;
+        let mut sum = 0.0;
+        for start in (0..args.blocks).step_by(SUPER_BLOCKS) {
+            let scales = &args.scales[start / SUPER_BLOCKS * Self::STRIDE..][..Self::STRIDE];
+            let at = |block, half| Self::scales_at(block, half) + row;
+            let (mut part, mut minima) = (0.0, 0.0);
+            for block in 0..SUPER_BLOCKS {
+                let header = &args.headers[(start + block) * count + column];
+                let mut dot = 0;
+                for half in 0..HALVES {
+                    let range = half * per_half..(half + 1) * per_half;
+                    let scale = i32::from(scales[at(block, half)] as i8);
+                    dot += scale * integer_dot::<C>(args, count, column, row, start + block, range);
+                    if MINIMUM {
+                        let minimum = f32::from(scales[at(block, half) + 16] as i8);
+                        let weighted = header.weighted[if HALVES == 1 { WHOLE } else { half }];
+                        minima = minimum.mul_add(weighted, minima);
+                    }
+                }
+                debug_assert!(dot.abs() <= 1 << 24);
+                part = (dot as f32).mul_add(header.scale, part);
+            }
+            sum = f32::mul_add(part, half_at(scales, row * 2), sum);
+            if MINIMUM {
+                sum = f32::mul_add(minima, half_at(scales, 32 + row * 2), sum);
+            }
+        }
+        sum
     }
 }
 
+/// Over the inputs `range` of a block.
+fn integer_dot<C: Codes>(
+    args: &PanelArgs<'_>,
+    count: usize,
+    column: usize,
+    row: usize,
+    block: usize,
+    range: Range<usize>,
+) -> i32 {
+    let x = &args.x[(block * count + column) * BLOCK..][..BLOCK];
+    range.map(|k| code::<C>(args.codes, block, row, k) * i32::from(x[k])).sum()
+}
+
 /// One panel times one column group: `tile[column][row]`.
-fn panel<C: Codes, S: ReadScales>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+fn panel<C: Codes, S: Panel>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
     let count = tile.len();
     for (column, sums) in tile.iter_mut().enumerate() {
         for (row, sum) in sums.iter_mut().enumerate() {
-            *sum = 0.0;
-            for block in 0..args.blocks {
-                let header = &args.headers[block * count + column];
-                let x = &args.x[(block * count + column) * BLOCK..][..BLOCK];
-                let per_half = BLOCK / S::HALVES;
-                for half in 0..S::HALVES {
-                    let range = half * per_half..(half + 1) * per_half;
-                    let dot: i32 =
-                        range.map(|k| code::<C>(args.codes, block, row, k) * i32::from(x[k])).sum();
-                    let (scale, minimum) = S::read(args.scales, block, half, row);
-                    *sum = (dot as f32).mul_add(scale * header.scale, *sum);
-                    if S::MINIMUM {
-                        let weighted = header.weighted[if S::HALVES == 1 { WHOLE } else { half }];
-                        *sum = minimum.mul_add(weighted, *sum);
-                    }
-                }
-            }
+            *sum = S::dot::<C>(args, count, column, row);
         }
     }
 }

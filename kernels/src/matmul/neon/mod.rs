@@ -10,11 +10,12 @@ mod dots;
 mod scales;
 
 use std::arch::aarch64::*;
+use std::ops::Range;
 
 use codes::Load;
 use dots::{Dotprod, Dots, I8mm, Sums, Widening};
 pub use dots::{sdot, smmla};
-use scales::{Lanes, LoadScales};
+use scales::{Lanes, LoadScales, SuperBlock};
 
 use super::PanelArgs;
 use super::activations::{BlockHeader, WHOLE};
@@ -31,69 +32,199 @@ pub fn widths(isa: Isa) -> &'static [usize] {
     }
 }
 
-/// One panel times `N` columns.
-///
-/// # Safety
-/// `args` were checked by `PanelArgs::new`, and the CPU has what `D` names.
-#[inline(always)]
-unsafe fn panel<C: Load, S: LoadScales, D: Dots, const N: usize>(
-    args: &PanelArgs<'_>,
-    tile: &mut [[f32; PANEL_ROWS]],
-) {
-    let (codes, scales, x, headers) =
-        (args.codes.as_ptr(), args.scales.as_ptr(), args.x.as_ptr(), args.headers.as_ptr());
-    // SAFETY: the caller's promise of NEON.
-    let mut sums = [[[unsafe { vdupq_n_f32(0.0) }; 2]; 2]; N];
-    for block in 0..args.blocks {
-        // SAFETY: `PanelArgs` holds `blocks` blocks of codes and scales, and `blocks * N` rows of inputs
-        // and headers, so every offset below `block < blocks` is inside. Eight rows' codes of a group
-        // are 32 bytes.
-        unsafe {
-            let codes = codes.add(block * C::BYTES);
-            let x = x.add(block * N * BLOCK);
-            let headers = headers.add(block * N);
-            for half in 0..S::HALVES {
-                let (part, halves) = if S::HALVES == 1 { (WHOLE, 0..2) } else { (half, half..half + 1) };
+/// Which loop goes with which scales.
+trait Panel: Scales {
+    /// One panel times `N` columns. Always inlined into a function that names the features.
+    ///
+    /// # Safety
+    /// `args` were checked by `PanelArgs::new`, and the CPU has what `D` names.
+    unsafe fn panel<C: Load, D: Dots, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]);
+}
+
+/// Eight rows' codes of a group are 32 bytes.
+const CODES_OF_EIGHT: usize = 32;
+
+macro_rules! panel_with_float_scales {
+    ($scales:ty $(, $minimum:ident)?) => {
+        impl $(<const $minimum: bool>)? Panel for $scales {
+            #[inline(always)]
+            unsafe fn panel<C: Load, D: Dots, const N: usize>(
+                args: &PanelArgs<'_>,
+                tile: &mut [[f32; PANEL_ROWS]],
+            ) {
                 for rows in 0..2 {
-                    let dots = D::dots::<C, N>(codes.add(rows * 32), x, halves.clone());
-                    let scales = S::load(scales, block, half, rows * 8);
-                    scale::<C, S, N>(scales, headers, part, dots, rows, &mut sums);
+                    // SAFETY: `PanelArgs` holds `blocks` blocks of codes and scales, and `blocks * N` rows
+                    // of inputs and headers, so every offset below `block < blocks` is inside.
+                    unsafe {
+                        let mut sums = [zeros(); N];
+                        for block in 0..args.blocks {
+                            let (codes, x, headers) = block_of::<C, N>(args, block, rows);
+                            let dots = D::dots::<C, N>(codes, x, 0..2);
+                            let scales = <$scales>::load(args.scales.as_ptr(), block, rows * 8);
+                            scale::<C, Self, N>(scales, headers, dots, &mut sums);
+                        }
+                        store(tile, rows, sums);
+                    }
                 }
             }
         }
-    }
-    for (row, sums) in tile.iter_mut().zip(&sums) {
-        for (four, sum) in row.as_chunks_mut::<4>().0.iter_mut().zip(sums.as_flattened()) {
-            // SAFETY: `four` has room for four values.
-            unsafe { vst1q_f32(four.as_mut_ptr(), *sum) };
+    };
+}
+panel_with_float_scales!(Direct<MINIMUM>, MINIMUM);
+panel_with_float_scales!(Exponent);
+
+impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> {
+    #[inline(always)]
+    unsafe fn panel<C: Load, D: Dots, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        for rows in 0..2 {
+            // SAFETY: as with float scales; blocks are whole super-blocks.
+            unsafe {
+                let mut sums = [zeros(); N];
+                for index in 0..args.blocks / SUPER_BLOCKS {
+                    let scales = SuperBlock::<HALVES, MINIMUM>::new(args.scales.as_ptr(), index, rows * 8);
+                    let mut parts = [zeros(); N];
+                    for block in 0..SUPER_BLOCKS {
+                        let (codes, x, headers) = block_of::<C, N>(args, index * SUPER_BLOCKS + block, rows);
+                        let mut scaled = [[vdupq_n_s32(0); 2]; N];
+                        for half in 0..HALVES {
+                            let (part, halves) = part_of::<HALVES>(half);
+                            let dots = D::dots::<C, N>(codes, x, halves);
+                            let scale = scales.scales(block, half);
+                            for (column, (scaled, dots)) in scaled.iter_mut().zip(dots).enumerate() {
+                                let dots = without_offset::<C>(dots, &*headers.add(column), part);
+                                *scaled = [0, 1].map(|four| vmlaq_s32(scaled[four], dots[four], scale[four]));
+                            }
+                        }
+                        for (column, (part, scaled)) in parts.iter_mut().zip(scaled).enumerate() {
+                            let input_scale = (*headers.add(column)).scale;
+                            add_multiplied(part, scaled.map(|four| vcvtq_f32_s32(four)), input_scale);
+                        }
+                    }
+                    let headers = args.headers.as_ptr().add(index * SUPER_BLOCKS * N);
+                    finish_super_block(&scales, headers, parts, &mut sums);
+                }
+                store(tile, rows, sums);
+            }
         }
     }
 }
 
-/// sums\[column]\[rows] += dots · scales, and the minima's part.
+/// Index into a header's sums, and halves of the block, of a scale.
+fn part_of<const HALVES: usize>(half: usize) -> (usize, Range<usize>) {
+    if HALVES == 1 { (WHOLE, 0..2) } else { (half, half..half + 1) }
+}
+
+/// Adds a super-block's products and minima, each times their factor.
+///
+/// # Safety
+/// `headers` has `8 N` readable entries; the CPU has NEON.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: usize>(
+    scales: &SuperBlock<HALVES, MINIMUM>,
+    headers: *const BlockHeader,
+    parts: [Lanes; N],
+    sums: &mut [Lanes; N],
+) {
+    let add = |sums: &mut [Lanes; N], parts: [Lanes; N], factor: Lanes| {
+        for (sum, part) in sums.iter_mut().zip(parts) {
+            *sum = [0, 1].map(|four| vfmaq_f32(sum[four], part[four], factor[four]));
+        }
+    };
+    add(sums, parts, scales.factor());
+    if !MINIMUM {
+        return;
+    }
+    let mut parts = [zeros(); N];
+    for block in 0..SUPER_BLOCKS {
+        for half in 0..HALVES {
+            let minima = scales.minima(block, half);
+            for (column, part) in parts.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                let header = unsafe { &*headers.add(block * N + column) };
+                add_multiplied(part, minima, header.weighted[part_of::<HALVES>(half).0]);
+            }
+        }
+    }
+    add(sums, parts, scales.minimum_factor());
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn zeros() -> Lanes {
+    [vdupq_n_f32(0.0); 2]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_multiplied(sum: &mut Lanes, values: Lanes, factor: f32) {
+    *sum = [0, 1].map(|four| vfmaq_n_f32(sum[four], values[four], factor));
+}
+
+/// Codes of eight rows, inputs and headers of a block.
+///
+/// # Safety
+/// `block < args.blocks`, `rows` is 0 or 1.
+#[inline(always)]
+unsafe fn block_of<C: Load, const N: usize>(
+    args: &PanelArgs<'_>,
+    block: usize,
+    rows: usize,
+) -> (*const u8, *const i8, *const BlockHeader) {
+    // SAFETY: the caller's promise; `PanelArgs` holds that many bytes.
+    unsafe {
+        (
+            args.codes.as_ptr().add(block * C::BYTES + rows * CODES_OF_EIGHT),
+            args.x.as_ptr().add(block * N * BLOCK),
+            args.headers.as_ptr().add(block * N),
+        )
+    }
+}
+
+/// Writes eight rows of each column.
+///
+/// # Safety
+/// The CPU has NEON.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn store<const N: usize>(tile: &mut [[f32; PANEL_ROWS]], rows: usize, sums: [Lanes; N]) {
+    for (row, sums) in tile.iter_mut().zip(sums) {
+        for (four, sum) in row[rows * 8..][..8].as_chunks_mut::<4>().0.iter_mut().zip(sums) {
+            // SAFETY: `four` has room for four values.
+            unsafe { vst1q_f32(four.as_mut_ptr(), sum) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn without_offset<C: Load>(dots: Sums, header: &BlockHeader, part: usize) -> Sums {
+    let correction = vdupq_n_s32(header.negated[part] * C::OFFSET);
+    if C::OFFSET == 0 { dots } else { dots.map(|four| vaddq_s32(four, correction)) }
+}
+
+/// sums\[column\] += dots · scales, and the minima's part.
 ///
 /// # Safety
 /// `headers` has `N` readable entries.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn scale<C: Load, S: LoadScales, const N: usize>(
+unsafe fn scale<C: Load, S: Scales, const N: usize>(
     (scale, minimum): (Lanes, Lanes),
     headers: *const BlockHeader,
-    part: usize,
     dots: [Sums; N],
-    rows: usize,
-    sums: &mut [[Lanes; 2]; N],
+    sums: &mut [Lanes; N],
 ) {
-    for (column, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
+    for (column, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
         // SAFETY: column < N.
         let header = unsafe { &*headers.add(column) };
-        let correction = vdupq_n_s32(header.negated[part] * C::OFFSET);
-        for (four, sum) in sums[rows].iter_mut().enumerate() {
-            let dot = if C::OFFSET == 0 { dots[four] } else { vaddq_s32(dots[four], correction) };
-            *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dot), vmulq_n_f32(scale[four], header.scale));
-            if S::MINIMUM {
-                *sum = vfmaq_n_f32(*sum, minimum[four], header.weighted[part]);
-            }
+        let dots = without_offset::<C>(dots, header, WHOLE);
+        for four in 0..2 {
+            let factor = vmulq_n_f32(scale[four], header.scale);
+            sum[four] = vfmaq_f32(sum[four], vcvtq_f32_s32(dots[four]), factor);
+        }
+        if S::MINIMUM {
+            add_multiplied(sum, minimum, header.weighted[WHOLE]);
         }
     }
 }
@@ -101,14 +232,14 @@ unsafe fn scale<C: Load, S: LoadScales, const N: usize>(
 macro_rules! compile_for {
     ($name:ident, $dots:ty, $features:literal) => {
         /// # Safety
-        /// As [`panel`].
+        /// As [`Panel::panel`].
         #[target_feature(enable = $features)]
-        unsafe fn $name<C: Load, S: LoadScales, const N: usize>(
+        unsafe fn $name<C: Load, S: Panel, const N: usize>(
             args: &PanelArgs<'_>,
             tile: &mut [[f32; PANEL_ROWS]],
         ) {
             // SAFETY: the caller's promise.
-            unsafe { panel::<C, S, $dots, N>(args, tile) }
+            unsafe { S::panel::<C, $dots, N>(args, tile) }
         }
     };
 }
@@ -128,7 +259,7 @@ pub fn kernel(isa: Isa, packing: Packing, width: usize) -> super::UnsafePanelKer
     for_each_packing!(pick)
 }
 
-fn of_layout<C: Load, S: LoadScales>(isa: Isa, width: usize) -> super::UnsafePanelKernel {
+fn of_layout<C: Load, S: Panel>(isa: Isa, width: usize) -> super::UnsafePanelKernel {
     macro_rules! width {
         ($kernel:ident: $($n:literal)*) => {
             match width { $($n => $kernel::<C, S, $n>,)* _ => $kernel::<C, S, 1> }
