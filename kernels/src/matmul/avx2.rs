@@ -333,7 +333,7 @@ macro_rules! panel_with_float_scales {
                     unsafe {
                         let headers = args.headers.as_ptr().add(block * N);
                         let (codes, x) = block_of::<C, N>(args, block);
-                        let dots = dot_block::<C, Self, N>(codes, x, [ones(); 2]);
+                        let dots = dot_block::<C, 1, N>(codes, x, [ones(); 2]);
                         let scales = <$scales>::load(args.scales.as_ptr(), block);
                         scale::<C, Self, N>(scales, headers, dots, &mut sums);
                     }
@@ -362,7 +362,7 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                     let (codes, x) = block_of::<C, N>(args, index * SUPER_BLOCKS + block);
                     let first = scales.scale_pairs(block, 0);
                     let second = if HALVES == 2 { scales.scale_pairs(block, 1) } else { first };
-                    let dots = dot_block::<C, Self, N>(codes, x, [first, second]);
+                    let dots = dot_block::<C, HALVES, N>(codes, x, [first, second]);
                     for (column, part) in parts.iter_mut().enumerate() {
                         let input_scale = _mm256_set1_ps((*headers.add(block * N + column)).scale);
                         let scaled =
@@ -473,18 +473,18 @@ fn ones() -> Group {
 /// `codes` is one block, `x` has `N` times 32 readable bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_block<C: Load, S: Scales, const N: usize>(
+unsafe fn dot_block<C: Load, const HALVES: usize, const N: usize>(
     codes: *const u8,
     x: *const i8,
     factors: [Group; 2],
 ) -> [Group; N] {
     let none = [[_mm256_setzero_si256(); 2]; N];
     let (mut narrow, mut dots) = (none, none);
-    let groups_together = C::GROUPS.min(8 / S::HALVES);
+    let groups_together = C::GROUPS.min(8 / HALVES);
     // Written out, so that everything that depends on z is known to the compiler.
     macro_rules! pairs {
         ($($z:literal)*) => {$(
-            let factor = factors[$z * S::HALVES / 4];
+            let factor = factors[$z * HALVES / 4];
             // SAFETY: the caller's promise; reads of 4 bytes stay within each column's 32.
             let [even, odd] = unsafe { C::pair(codes, $z) };
             // SAFETY: as above.

@@ -82,8 +82,6 @@ pub const FLOAT4: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8
 
 /// How scales are stored.
 pub trait Scales {
-    /// Scales of a block: 1, or 2 (one for each 16 inputs).
-    const HALVES: usize;
     /// Whether there is a minimum beside each scale.
     const MINIMUM: bool;
     /// Bytes of `blocks` blocks of one panel.
@@ -95,11 +93,11 @@ pub struct Direct<const MINIMUM: bool>;
 /// Power-of-two exponents `[16]` for each block (E8M0, halved).
 pub struct Exponent;
 /// k-quants: for each 8 blocks an f16 factor `[16]` (and one for minima), then for each block and half
-/// i8 scales `[16]` (and i8 minima `[16]`).
+/// i8 scales `[16]` (and i8 minima `[16]`). `HALVES` is the scales of a block: 1, or 2 (one for each 16
+/// inputs).
 pub struct Super<const HALVES: usize, const MINIMUM: bool>;
 
 impl<const MINIMUM: bool> Scales for Direct<MINIMUM> {
-    const HALVES: usize = 1;
     const MINIMUM: bool = MINIMUM;
     fn bytes(blocks: usize) -> usize {
         blocks * if MINIMUM { 64 } else { 32 }
@@ -107,7 +105,6 @@ impl<const MINIMUM: bool> Scales for Direct<MINIMUM> {
 }
 
 impl Scales for Exponent {
-    const HALVES: usize = 1;
     const MINIMUM: bool = false;
     fn bytes(blocks: usize) -> usize {
         blocks * 16
@@ -130,7 +127,6 @@ impl<const HALVES: usize, const MINIMUM: bool> Super<HALVES, MINIMUM> {
 }
 
 impl<const HALVES: usize, const MINIMUM: bool> Scales for Super<HALVES, MINIMUM> {
-    const HALVES: usize = HALVES;
     const MINIMUM: bool = MINIMUM;
     fn bytes(blocks: usize) -> usize {
         blocks.div_ceil(SUPER_BLOCKS) * Self::STRIDE

@@ -3,7 +3,13 @@
 //! Weights are packed once at load into panels of 16 rows ([`layout`]); inputs are quantised to int8
 //! once for all matrices that read them ([`activations`]) unless the weights are plain floats
 //! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
-//! floats. [`scalar`] is the specification; the other instruction sets give the same bits.
+//! floats. With many rows, AVX2 first expands a few panels' codes to a byte each, as it has neither the
+//! registers nor the instructions to spare in the inner loop. [`scalar`] is the specification; the other
+//! instruction sets give the same bits.
+//!
+//! Against a product in f32 with the same weights the error is that of rounding the inputs, in every
+//! format: a squared error of 1.5e-5 of the products' power with int8 inputs that are spread evenly, and
+//! 2.4e-10 with 15 bits (`tests::the_error_is_that_of_rounding_the_inputs`).
 //!
 //! Called by [`crate::Device::linear`].
 
