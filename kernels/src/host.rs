@@ -30,3 +30,22 @@ pub fn return_freed_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// An empty vector for `capacity` values, in pages of 2 MiB where the system has them: what streams through
+/// weights then meets a page's end 512 times less often.
+pub fn vec_in_huge_pages<T>(capacity: usize) -> Vec<T> {
+    let memory = Vec::<T>::with_capacity(capacity);
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE_PAGE: usize = 2 << 20;
+        let start = memory.as_ptr() as usize;
+        let aligned = start.next_multiple_of(HUGE_PAGE);
+        let length = (start + size_of::<T>() * memory.capacity()).saturating_sub(aligned);
+        if length >= HUGE_PAGE {
+            // SAFETY: the range lies within this vector's own memory, and the advice does not change what
+            // it holds.
+            unsafe { libc::madvise(aligned as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
+        }
+    }
+    memory
+}

@@ -9,6 +9,8 @@ pub enum Isa {
     Scalar,
     /// AVX2 + FMA + F16C (Zen 1-3, Haswell and later).
     Avx2,
+    /// AVX2 and VEX-encoded `vpdpbusd` (Alder Lake, Sierra Forest and later).
+    AvxVnni,
     /// AVX-512 F/BW/VL/DQ + VNNI (Cascade Lake, Zen 4 and later).
     Avx512Vnni,
     /// NEON, which every aarch64 has (Cortex-A53 and later).
@@ -22,13 +24,14 @@ pub enum Isa {
 impl Isa {
     /// Every instruction set that has kernels, whether or not this machine can run it.
     pub const ALL: &[Isa] =
-        &[Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
+        &[Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
 
     /// Name as `KERNELS_ISA` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avx-vnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon-dotprod",
@@ -46,6 +49,7 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512Vnni => {
                 Isa::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
@@ -67,7 +71,7 @@ impl Isa {
             Isa::Neon => is_aarch64_feature_detected!("neon"),
             Isa::NeonDotprod => Isa::Neon.is_available() && is_aarch64_feature_detected!("dotprod"),
             Isa::NeonI8mm => Isa::NeonDotprod.is_available() && is_aarch64_feature_detected!("i8mm"),
-            Isa::Avx2 | Isa::Avx512Vnni => false,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => false,
         }
     }
 

@@ -23,7 +23,8 @@ const STEPS: usize = 300_000;
 
 /// Takes about a second.
 pub fn measure(device: &Device) -> Roofline {
-    let buffer = vec![1.0_f32; BUFFER_BYTES / 4];
+    let mut buffer = crate::host::vec_in_huge_pages(BUFFER_BYTES / 4);
+    buffer.resize(BUFFER_BYTES / 4, 1.0_f32);
     let read = best(|| {
         device.on_all_threads(buffer.len(), &|range| {
             std::hint::black_box(sum(device.isa(), &buffer[range]));
@@ -54,6 +55,7 @@ per_isa!(fn sum = sum_body(values: &[f32]) -> f32);
 fn sum_body<S: Simd>(values: &[f32]) -> f32 {
     let mut totals = [[0.0; LANES]; 4];
     for four in values.as_chunks::<{ 4 * LANES }>().0 {
+        prefetch(four);
         for part in 0..4 {
             for lane in 0..LANES {
                 totals[part][lane] += four[part * LANES + lane];
@@ -63,11 +65,25 @@ fn sum_body<S: Simd>(values: &[f32]) -> f32 {
     totals.as_flattened().iter().sum()
 }
 
+/// Asks for what comes a while after `values`, as the kernels do.
+#[inline(always)]
+fn prefetch(values: &[f32; 4 * LANES]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.as_chunks::<16>().0 {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let ahead = line.as_ptr().wrapping_byte_add(crate::matmul::PREFETCH_BYTES);
+        // SAFETY: prefetching has no effect but on caches, wherever it points; every x86_64 has SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Multiply-adds in one step of [`dot_steps`].
 fn ops_per_step(isa: Isa) -> usize {
     match isa {
         Isa::Avx512Vnni => 8 * 64,
-        Isa::Avx2 => 8 * 32,
+        Isa::Avx2 | Isa::AvxVnni => 8 * 32,
         Isa::NeonI8mm => 16 * 32,
         Isa::NeonDotprod => 16 * 16,
         Isa::Neon => 8 * 16,
@@ -80,6 +96,9 @@ fn dot_steps(isa: Isa, steps: usize) -> i32 {
         // SAFETY: a device's instruction set was checked against this machine.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { x86::vnni_steps(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => unsafe { x86::vnni_256_steps(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::maddubs_steps(steps) },
@@ -121,6 +140,19 @@ mod x86 {
             }
         }
         sums.into_iter().fold(0, |total, sum| total ^ _mm512_reduce_add_epi32(sum))
+    }
+
+    /// As [`vnni_steps`] with registers of 256 bits.
+    #[target_feature(enable = "avxvnni,avx2")]
+    pub fn vnni_256_steps(steps: usize) -> i32 {
+        let (a, b) = (_mm256_set1_epi8(3), _mm256_set1_epi8(std::hint::black_box(5)));
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
+            }
+        }
+        sums.into_iter().fold(0, |total, sum| total ^ _mm256_extract_epi32::<0>(sum))
     }
 
     /// Eight `vpmaddubsw` a step, four at a time summed in 16 bits before one `vpmaddwd` widens them: what

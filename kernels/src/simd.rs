@@ -132,7 +132,7 @@ macro_rules! per_isa {
             match isa {
                 // SAFETY: an `Isa` in a `Device` was checked against this machine.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx2 => unsafe { avx2 $(::<$($n),*>)? ($($argument),*) },
+                $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2 $(::<$($n),*>)? ($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::Isa::Avx512Vnni => unsafe { avx512 $(::<$($n),*>)? ($($argument),*) },

@@ -9,16 +9,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::PanelArgs;
 use super::activations::{BlockHeader, WHOLE};
 use super::layout::*;
+use super::{PREFETCH_BYTES, PanelArgs};
 
 /// Column counts with a kernel of their own, descending. Four columns of two registers leave eight for
 /// weights, inputs and products.
 pub const WIDTHS: &[usize] = &[4, 3, 2, 1];
-
-/// How far ahead weights are asked for: what a core reads within the latency of memory, and more.
-const PREFETCH_BYTES: usize = 4096;
 
 /// The two registers of one group.
 pub type Group = [__m256i; 2];
@@ -229,7 +226,7 @@ unsafe fn load_bytes(at: *const u8) -> Lanes {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn zeros() -> Lanes {
+pub fn zeros() -> Lanes {
     [_mm256_setzero_ps(); 2]
 }
 
@@ -302,6 +299,14 @@ impl<const HALVES: usize, const MINIMUM: bool> SuperBlock<HALVES, MINIMUM> {
             _mm256_blend_epi16::<0xAA>(wide, _mm256_slli_epi32::<16>(wide))
         };
         [twice(bytes), twice(_mm_srli_si128::<8>(bytes))]
+    }
+
+    /// The same as floats.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub fn scales(&self, block: usize, half: usize) -> Lanes {
+        // SAFETY: 16 bytes of scales.
+        unsafe { load_bytes(self.scales_at(block, half)) }
     }
 
     #[inline]

@@ -6,16 +6,13 @@
 
 use std::arch::x86_64::*;
 
-use super::PanelArgs;
 use super::activations::{BlockHeader, WHOLE};
 use super::layout::*;
+use super::{PREFETCH_BYTES, PanelArgs};
 
 /// Column counts with a kernel of their own, descending. 12 columns leave 8 of the 32 registers for
 /// weights, scales and one broadcast.
 pub const WIDTHS: &[usize] = &[12, 8, 6, 4, 3, 2, 1];
-
-/// How far ahead weights are asked for: what a core reads within the latency of memory, and more.
-const PREFETCH_BYTES: usize = 4096;
 
 /// Codes as unsigned bytes with a power-of-two offset.
 trait Load: Codes {

@@ -18,6 +18,8 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 mod dense;
 mod layout;
 #[cfg(target_arch = "aarch64")]
@@ -45,6 +47,9 @@ use crate::{Isa, KernelError};
 
 /// Panels that share one pass over a group of inputs: together they fit beside it in L2.
 const PANELS_TOGETHER: usize = 4;
+/// How far ahead weights are asked for: more than a core reads within the latency of memory.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const PREFETCH_BYTES: usize = 4096;
 /// Expanded codes of panels that share a pass fit beside the inputs in the smallest L2 (Zen 3: 512 KiB).
 const EXPANDED_BYTES: usize = 256 << 10;
 /// Rows of inputs from which on codes are expanded once for all of them.
@@ -268,6 +273,8 @@ fn widths(isa: Isa) -> &'static [usize] {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512::WIDTHS,
         #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => avx_vnni::WIDTHS,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::WIDTHS,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::widths(isa),
@@ -449,6 +456,8 @@ fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::kernel(packing, width)),
         #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => PanelKernel::Unsafe(avx_vnni::kernel(packing, width)),
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => PanelKernel::Unsafe(avx2::kernel(packing, width)),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => {
@@ -494,7 +503,10 @@ struct Chunk([u8; 64]);
 
 impl AlignedBytes {
     fn zeroed(length: usize) -> AlignedBytes {
-        AlignedBytes { chunks: vec![Chunk([0; 64]); length.div_ceil(64)], length }
+        let count = length.div_ceil(64);
+        let mut chunks = crate::host::vec_in_huge_pages(count);
+        chunks.resize(count, Chunk([0; 64]));
+        AlignedBytes { chunks, length }
     }
 
     fn as_mut_ptr(&mut self) -> *mut u8 {
