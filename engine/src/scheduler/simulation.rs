@@ -1,5 +1,9 @@
 //! Seeded simulation: arrivals, cancels, slow clients and full memory, against a cache that remembers
-//! who wrote what. `SCHEDULER_SEED=n cargo test -p engine simulation` replays one seed.
+//! who wrote what. Who gets how much is in `shares.rs`, on the machine of `clients.rs`.
+//! `SCHEDULER_SEED=n cargo test -p engine simulation` replays one seed.
+
+mod clients;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -399,12 +403,17 @@ fn simulate(seed: u64) -> World {
     world
 }
 
+/// The seeds to run: so many, or the one to replay.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    match std::env::var("SCHEDULER_SEED") {
+        Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("SCHEDULER_SEED is a number"),
+        Err(_) => 0..count,
+    }
+}
+
 #[test]
 fn simulation_keeps_every_invariant() {
-    let seeds = match std::env::var("SCHEDULER_SEED") {
-        Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("SCHEDULER_SEED is a number"),
-        Err(_) => 0..1000,
-    };
+    let seeds = seeds(1000);
     let (mut arrived, mut preemptions, mut guesses_right, mut reused) = (0, 0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| simulate(seed))

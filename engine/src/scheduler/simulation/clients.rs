@@ -1,0 +1,317 @@
+//! Clients of a virtual machine: who asks for what and when, on a clock that a cost model moves.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::super::*;
+use crate::pages::{ChainHash, PrefixScope};
+use crate::sampler::random::CounterRandom;
+use crate::{Band, Caller};
+
+/// When a client asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrivals {
+    /// Always has this many requests waiting or running.
+    Backlog(usize),
+    /// So many a second, independent of each other.
+    Poisson(f64),
+    /// So many at once, every so many seconds.
+    Bursts(usize, f64),
+    /// So many conversations, each asking again so many seconds after its answer.
+    Turns(usize, f64),
+}
+
+/// One principal's behaviour.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub arrivals: Arrivals,
+    pub weight: u32,
+    pub band: Band,
+    pub prompt_tokens_max: usize,
+    pub output_tokens_max: usize,
+    /// One request in so many is cancelled at some time.
+    pub cancels_one_in: usize,
+}
+
+impl Default for Client {
+    fn default() -> Client {
+        Client {
+            arrivals: Arrivals::Backlog(16),
+            weight: 1,
+            band: Band::Interactive,
+            prompt_tokens_max: 64,
+            output_tokens_max: 24,
+            cancels_one_in: usize::MAX,
+        }
+    }
+}
+
+/// What came of a client's requests.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Prompt tokens computed once, and twice those generated.
+    pub service: u64,
+    pub arrived: usize,
+    pub ended: usize,
+    /// Of requests that no place was found for yet.
+    pub waiting: usize,
+    pub first_token_seconds: Vec<f64>,
+    pub admitted_at: Vec<f64>,
+}
+
+struct Request {
+    client: usize,
+    prompt_tokens: usize,
+    prompt_reached: usize,
+    output_tokens: usize,
+    generated: usize,
+    arrived: f64,
+    admitted: bool,
+    cancelled_at: f64,
+}
+
+/// Seconds a step takes: for itself, for each token, each stream, and each pair of a token and one
+/// before it. About a model of a hundred million parameters on two cores.
+#[derive(Clone, Copy, Debug)]
+pub struct Costs {
+    pub step: f64,
+    pub token: f64,
+    pub stream: f64,
+    pub pair: f64,
+}
+
+impl Default for Costs {
+    fn default() -> Costs {
+        Costs { step: 2e-3, token: 4e-4, stream: 2e-4, pair: 1e-7 }
+    }
+}
+
+pub struct Machine {
+    pub clients: Vec<Client>,
+    pub records: Vec<Record>,
+    pub seconds: f64,
+    pub preemptions: usize,
+    pub limits: SchedulerLimits,
+    costs: Costs,
+    /// Whether the scheduler is told who asks; else it serves in order of arrival.
+    tells_callers: bool,
+    random: CounterRandom,
+    draws: u64,
+    scheduler: Scheduler,
+    requests: BTreeMap<SequenceId, Request>,
+    events: Vec<SchedulerEvent>,
+    /// By client, when the next requests arrive, and how many.
+    due: Vec<Vec<(f64, usize)>>,
+    next_id: u64,
+}
+
+impl Machine {
+    pub fn new(seed: u64, limits: SchedulerLimits, costs: Costs, clients: Vec<Client>) -> Machine {
+        let mut machine = Machine {
+            records: vec![Record::default(); clients.len()],
+            due: vec![Vec::new(); clients.len()],
+            clients,
+            seconds: 0.0,
+            preemptions: 0,
+            scheduler: Scheduler::new(limits),
+            limits,
+            costs,
+            tells_callers: true,
+            random: CounterRandom::new(seed),
+            draws: 0,
+            requests: BTreeMap::new(),
+            events: Vec::new(),
+            next_id: 0,
+        };
+        for index in 0..machine.clients.len() {
+            let first = match machine.clients[index].arrivals {
+                Arrivals::Backlog(_) => vec![],
+                Arrivals::Poisson(rate) => vec![(machine.exponential(rate), 1)],
+                Arrivals::Bursts(size, every) => vec![(machine.uniform() * every, size)],
+                Arrivals::Turns(count, pause) => (0..count).map(|_| (machine.uniform() * pause, 1)).collect(),
+            };
+            machine.due[index] = first;
+        }
+        machine
+    }
+
+    pub fn hide_callers(&mut self) {
+        self.tells_callers = false;
+    }
+
+    pub fn uniform(&mut self) -> f64 {
+        self.draws += 1;
+        self.random.uniform(self.draws)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.uniform() * bound as f64) as usize
+    }
+
+    fn exponential(&mut self, rate: f64) -> f64 {
+        -(1.0 - self.uniform()).ln() / rate
+    }
+
+    /// Lets clients ask and cancel, and runs one step.
+    pub fn step(&mut self) {
+        self.arrive();
+        self.cancel();
+        let now = Duration::from_secs_f64(self.seconds);
+        let actions = self.scheduler.step(now, std::mem::take(&mut self.events));
+        self.preemptions += actions.preempted.len();
+        for id in &actions.admitted {
+            let request = self.requests.get_mut(id).expect("a live request");
+            request.admitted = true;
+            let record = &mut self.records[request.client];
+            record.waiting -= 1;
+            record.admitted_at.push(self.seconds);
+        }
+        assert!(
+            !actions.batch.tokens.is_empty() || self.requests.is_empty(),
+            "an idle step while {} requests wait",
+            self.requests.len()
+        );
+        self.seconds += self.cost(&actions);
+        self.compute(&actions);
+        if self.requests.is_empty() {
+            let next = self.due.iter().flatten().map(|(at, _)| *at).fold(f64::INFINITY, f64::min);
+            self.seconds = self.seconds.max(if next.is_finite() { next } else { 0.0 });
+        }
+    }
+
+    /// No more requests; all that were made have to end.
+    pub fn finish(&mut self) {
+        self.due.iter_mut().for_each(Vec::clear);
+        self.clients.iter_mut().for_each(|client| client.arrivals = Arrivals::Backlog(0));
+        let mut steps = 0;
+        while !self.requests.is_empty() {
+            self.step();
+            steps += 1;
+            assert!(steps < 1_000_000, "{} requests never end", self.requests.len());
+        }
+        while !self.scheduler.step(Duration::from_secs_f64(self.seconds), self.events.drain(..)).is_idle() {}
+        assert_eq!(self.scheduler.pool.used(), 0, "pages leaked");
+        assert!(self.records.iter().all(|record| record.arrived == record.ended && record.waiting == 0));
+    }
+
+    fn arrive(&mut self) {
+        for index in 0..self.clients.len() {
+            let client = self.clients[index].clone();
+            if let Arrivals::Backlog(count) = client.arrivals {
+                let live = self.records[index].arrived - self.records[index].ended;
+                (live..count).for_each(|_| self.ask(index));
+            }
+            let (now, mut later) = (self.seconds, Vec::new());
+            for (at, count) in std::mem::take(&mut self.due[index]) {
+                if at > now {
+                    later.push((at, count));
+                    continue;
+                }
+                (0..count).for_each(|_| self.ask(index));
+                match client.arrivals {
+                    Arrivals::Poisson(rate) => later.push((at + self.exponential(rate), 1)),
+                    Arrivals::Bursts(size, every) => later.push((at + every, size)),
+                    Arrivals::Backlog(_) | Arrivals::Turns(..) => {}
+                }
+            }
+            self.due[index] = later;
+        }
+    }
+
+    fn ask(&mut self, index: usize) {
+        let client = self.clients[index].clone();
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let prompt_tokens = 1 + self.below(client.prompt_tokens_max);
+        let output_tokens = 1 + self.below(client.output_tokens_max);
+        let cancelled_at = match self.below(client.cancels_one_in) {
+            0 if client.cancels_one_in < usize::MAX => self.seconds + self.uniform() * 3.0,
+            _ => f64::INFINITY,
+        };
+        let request = Request {
+            client: index,
+            prompt_tokens,
+            prompt_reached: 0,
+            output_tokens,
+            generated: 0,
+            arrived: self.seconds,
+            admitted: false,
+            cancelled_at,
+        };
+        self.requests.insert(id, request);
+        self.records[index].arrived += 1;
+        self.records[index].waiting += 1;
+        let caller = match self.tells_callers {
+            true => Caller {
+                principal: index.to_string().into(),
+                weight: NonZeroU32::new(client.weight).expect("at least 1"),
+                band: client.band,
+                ..Caller::default()
+            },
+            false => Caller::default(),
+        };
+        // No two begin alike.
+        let prompt = vec![id.0 as u32; prompt_tokens];
+        let root = ChainHash::tenant_root(b"model", "");
+        let scope = PrefixScope { root, public_root: root, public_tokens: 0 };
+        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope });
+    }
+
+    fn cancel(&mut self) {
+        let now = self.seconds;
+        let gone = self.requests.iter().filter(|(_, request)| request.cancelled_at <= now);
+        let gone: Vec<SequenceId> = gone.map(|(&id, _)| id).collect();
+        gone.into_iter().for_each(|id| self.end(id));
+    }
+
+    fn end(&mut self, id: SequenceId) {
+        let request = self.requests.remove(&id).expect("a live request");
+        let record = &mut self.records[request.client];
+        record.ended += 1;
+        record.waiting -= usize::from(!request.admitted);
+        self.events.push(SchedulerEvent::Ended { id });
+        if let Arrivals::Turns(_, pause) = self.clients[request.client].arrivals {
+            self.due[request.client].push((self.seconds + pause, 1));
+        }
+    }
+
+    fn cost(&self, actions: &Actions) -> f64 {
+        let costs = self.costs;
+        let rows: usize = actions.batch.sequences.iter().map(|rows| rows.rows).sum();
+        let pairs: usize = actions.batch.sequences.iter().map(|rows| rows.rows * rows.past).sum();
+        let streams = actions.batch.sequences.len();
+        costs.step + costs.token * rows as f64 + costs.stream * streams as f64 + costs.pair * pairs as f64
+    }
+
+    /// Plays the model: counts service, and answers.
+    fn compute(&mut self, actions: &Actions) {
+        for (rows, id) in actions.batch.sequences.iter().zip(&actions.sequences) {
+            let request = self.requests.get_mut(id).expect("a live request");
+            let reached = (rows.past + rows.rows).min(request.prompt_tokens);
+            let fresh = reached.saturating_sub(request.prompt_reached);
+            request.prompt_reached += fresh;
+            self.records[request.client].service += fresh as u64;
+        }
+        for output in &actions.outputs {
+            let id = output.id;
+            let request = self.requests.get_mut(&id).expect("a live request");
+            let record = &mut self.records[request.client];
+            record.service += 2;
+            if request.generated == 0 {
+                record.first_token_seconds.push(self.seconds - request.arrived);
+            }
+            request.generated += 1;
+            if request.generated == request.output_tokens {
+                self.end(id);
+            } else {
+                self.events.push(SchedulerEvent::Sampled { id, token: 1 });
+            }
+        }
+        let rows = actions.batch.tokens.len();
+        if rows > 0 {
+            let took = Duration::from_secs_f64(self.cost(actions));
+            self.events.push(SchedulerEvent::Ran { rows, took });
+        }
+    }
+}
