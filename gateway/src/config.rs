@@ -5,6 +5,7 @@
 //! `JANUS_SECTION_KEY`, and overrides from the command line. Unknown keys are refused.
 
 mod address;
+mod client;
 mod layers;
 mod print;
 mod secret;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use address::is_host_name;
 pub use address::listen_address;
+pub use client::{Band, Client};
 pub use layers::Sources;
 pub use print::print_default;
 pub use secret::Secret;
@@ -96,6 +98,12 @@ pub struct Auth {
     pub api_keys: Vec<Secret>,
     /// A file with one key a line; empty lines and lines from `#` on are skipped. Empty: no file.
     pub api_keys_file: String,
+    /// Clients by name, each a section `[[auth.clients]]` with `name`, `keys` (a list) or `keys_file`, and
+    /// optionally `tenant` (clients of one share cached prompts; default: the name), `weight` (share of the
+    /// service, 1 to 1000) and `band` (`system`, `interactive`, `batch` or `best-effort`: how urgent; a
+    /// request can lower it by the header `x-janus-band`). Each key of the lists above is a client of
+    /// its own, of weight 1, interactive.
+    pub clients: Vec<Client>,
     /// Keys that may also load and unload models (`/admin/models`). Without any, only a server without
     /// API keys lets that be done, by everybody who reaches it.
     pub admin_keys: Vec<Secret>,
@@ -354,6 +362,7 @@ impl Config {
                 reason: "can be 100 at most".into(),
             });
         }
+        self.auth.clients.iter().try_for_each(Client::check)?;
         if self.limits.logprobs_max > 20 {
             return Err(ConfigError::Invalid {
                 key: "limits.logprobs_max",

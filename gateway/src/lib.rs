@@ -4,7 +4,8 @@
 //! The way of a request: [`server`] accepts, [`connection`] speaks HTTP, [`stack`] lists the layers, one
 //! of [`routes`] parses it for the engine and answers, in full or through [`sse`].
 //!
-//! - [`admission`]: how many requests are in work; [`keys`]: who may send them; [`host`]: to which name;
+//! - [`admission`]: how many requests are in work; [`keys`]: who may send them, and on whose behalf;
+//!   [`host`]: to which name;
 //! - [`error`]: every failure's way to the client;
 //! - [`wiring`]: configuration and engine put together;
 //! - [`telemetry`]: logs and metrics;
@@ -14,6 +15,7 @@
 //! - [`cli`]: the command line.
 
 pub mod admission;
+mod caller;
 pub mod catalogue;
 pub mod cli;
 pub mod config;

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use engine::Caller;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tower::ServiceBuilder;
@@ -16,6 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 use crate::admission::Holding;
+use crate::caller;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::routes;
@@ -150,37 +152,43 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal().into_response()
 }
 
-async fn authenticate(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+async fn authenticate(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
     let allowed = match request.uri().path() {
-        path if OPEN_PATHS.contains(&path) => Ok(()),
+        path if OPEN_PATHS.contains(&path) => Ok(Caller::default()),
         path if path.starts_with(routes::ADMIN_PREFIX) => check_admin(&app, bearer(request.headers())),
         _ => check_key(&app, bearer(request.headers())),
     };
-    match allowed {
-        Ok(()) => next.run(request).await,
+    match allowed.and_then(|caller| caller::lowered(caller, request.headers())) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     }
 }
 
-fn check_key(app: &App, key: Option<&str>) -> ApiResult<()> {
+fn check_key(app: &App, key: Option<&str>) -> ApiResult<Caller> {
     if !app.keys.is_required() {
-        return Ok(());
+        return Ok(Caller::default());
     }
     match key {
         None => {
             let message = "You did not provide an API key: send it as `Authorization: Bearer KEY`";
             Err(ApiError::unauthorized(message))
         }
-        Some(key) if app.keys.contains(key) | app.admin_keys.contains(key) => Ok(()),
-        Some(_) => Err(ApiError::unauthorized("Incorrect API key provided")),
+        Some(key) => {
+            // Both are looked through, whoever it is.
+            let (caller, admin) = (app.keys.caller(key), app.admin_keys.caller(key));
+            caller.or(admin).ok_or_else(|| ApiError::unauthorized("Incorrect API key provided"))
+        }
     }
 }
 
 /// Admin keys where there are any; else only a server that is open to everybody on its machine.
-fn check_admin(app: &App, key: Option<&str>) -> ApiResult<()> {
+fn check_admin(app: &App, key: Option<&str>) -> ApiResult<Caller> {
     if app.admin_keys.is_required() {
         return match key {
-            Some(key) if app.admin_keys.contains(key) => Ok(()),
+            Some(key) if app.admin_keys.contains(key) => Ok(app.admin_keys.caller(key).unwrap_or_default()),
             Some(key) if app.keys.contains(key) => {
                 Err(ApiError::forbidden("This API key may not manage models; use one of auth.admin_keys"))
             }
@@ -190,12 +198,12 @@ fn check_admin(app: &App, key: Option<&str>) -> ApiResult<()> {
             )),
         };
     }
-    check_key(app, key)?;
+    let caller = check_key(app, key)?;
     match app.keys.is_required() {
         true => {
             Err(ApiError::forbidden("This server has no admin keys; set auth.admin_keys to manage models"))
         }
-        false => Ok(()),
+        false => Ok(caller),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Config, ConfigError};
+use super::{Client, Config, ConfigError};
 
 /// Where values come from, besides the defaults.
 #[derive(Clone, Debug, Default)]
@@ -142,12 +142,36 @@ fn set(
     origin: &str,
 ) -> Result<(), ConfigError> {
     let default = known_value(known, (section, key), origin)?;
-    if !fits(default, &value) {
+    if (section, key) == CLIENTS && value.is_array() {
+        check_clients(&value, origin)?;
+    } else if !fits(default, &value) {
         let (origin, key) = (origin.to_owned(), format!("{section}.{key}"));
         return Err(ConfigError::WrongType { origin, key, expected: kind(default) });
     }
     let values = merged.entry(section).or_insert_with(|| Value::Table(Table::new()));
     values.as_table_mut().expect("only tables are put at the top").insert(key.to_owned(), value);
+    Ok(())
+}
+
+/// Where sections repeat.
+const CLIENTS: (&str, &str) = ("auth", "clients");
+
+fn check_clients(clients: &Value, origin: &str) -> Result<(), ConfigError> {
+    let path = format!("{}.{}", CLIENTS.0, CLIENTS.1);
+    let mut known = Table::new();
+    known.insert(path.clone(), Value::try_from(Client::default()).expect("a client is a plain table"));
+    for client in clients.as_array().into_iter().flatten() {
+        let Some(client) = client.as_table() else {
+            return Err(ConfigError::WrongType { origin: origin.into(), key: path, expected: "a section" });
+        };
+        for (key, value) in client {
+            let default = known_value(&known, (&path, key), origin)?;
+            if !fits(default, value) {
+                let (origin, key) = (origin.to_owned(), format!("{path}.{key}"));
+                return Err(ConfigError::WrongType { origin, key, expected: kind(default) });
+            }
+        }
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::prompt::{ChatMessage, RenderOptions};
-use engine::{Event, TokenEvent};
+use engine::{Caller, Event, TokenEvent};
 use openapi::chat::{
     AssistantMessage, AssistantRole, ChatChoice, ChatChunkChoice, Delta, FinishReason, Message, Role,
 };
@@ -22,6 +22,7 @@ use super::body::{check_size, json_reply, read_json, run_sized};
 use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
 use super::sampling::{Fields, at_most, choices, streaming};
 use super::{logprobs, unsupported};
+use crate::caller;
 use crate::error::{ApiError, ApiResult};
 use crate::sse::{Events, Format, Stream};
 use crate::wiring::{App, SharedApp};
@@ -29,14 +30,14 @@ use crate::wiring::{App, SharedApp};
 const PROMPT_PARAM: &str = "messages";
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
-    let timing = timing(&app, &request);
+    let (timing, caller) = (timing(&app, &request), caller::of(&request));
     let (mut request, bytes) = read_json::<ChatRequest>(&app, request).await?;
     unsupported::check_chat(&request)?;
     let model = generating_model(&app, &request.model).await?;
     let (stream, include_usage) = streaming(request.stream, request.stream_options)?;
     let n = choices(request.n, 1, &app.limits)?;
     let top_logprobs = top_logprobs(&app, &request)?;
-    let sequence = sequence(&app, &model, &mut request, bytes, top_logprobs).await?;
+    let sequence = sequence(&app, &model, caller, &mut request, bytes, top_logprobs).await?;
     let sequences = (0..n).map(|index| seeded(&sequence, index)).collect();
     let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
     let head = ReplyHead::new("chatcmpl-", &model);
@@ -75,6 +76,7 @@ fn top_logprobs(app: &App, request: &ChatRequest) -> ApiResult<Option<usize>> {
 async fn sequence(
     app: &App,
     model: &ModelInfo,
+    caller: Caller,
     request: &mut ChatRequest,
     bytes: usize,
     logprobs: Option<usize>,
@@ -83,7 +85,6 @@ async fn sequence(
     let (sampling, stop) = Fields::of_chat(request).parse(&app.limits)?;
     let prompt = prompt(app, model, request, bytes).await?;
     let model = model.name.clone();
-    let caller = engine::Caller::default();
     Ok(engine::Request {
         model,
         caller,

@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::tokenizer::Tokenizer;
-use engine::{Event, TokenEvent, TokenLogprob};
+use engine::{Caller, Event, TokenEvent, TokenLogprob};
 use openapi::chat::FinishReason;
 use openapi::completions::CompletionChoice;
 use openapi::input::TextsOrTokens;
@@ -22,6 +22,7 @@ use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generati
 use super::logprobs::{CompletionBuilder, join};
 use super::sampling::{Fields, at_most, choices, streaming};
 use super::unsupported;
+use crate::caller;
 use crate::error::{ApiError, ApiResult};
 use crate::sse::{Events, Format, Stream};
 use crate::wiring::{App, SharedApp};
@@ -31,7 +32,7 @@ const PROMPT_PARAM: &str = "prompt";
 const MAX_TOKENS_DEFAULT: usize = 16;
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
-    let timing = timing(&app, &request);
+    let (timing, caller) = (timing(&app, &request), caller::of(&request));
     let (mut request, bytes) = read_json::<CompletionRequest>(&app, request).await?;
     unsupported::check_completion(&request)?;
     let model = generating_model(&app, &request.model).await?;
@@ -39,7 +40,7 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let wanted = Wanted::of(&app, &request)?;
     let prompts = prompts(&app, &model, &mut request, bytes, wanted.echo).await?;
     let n = choices(request.n, prompts.len(), &app.limits)?;
-    let (sequences, echoes) = sequences(&app, &model, &mut request, prompts, wanted, n)?;
+    let (sequences, echoes) = sequences(&app, &model, &caller, &mut request, prompts, wanted, n)?;
     let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
     let head = ReplyHead::new("cmpl-", &model);
     let parts = echoes.into_iter().map(|echo| Parts::new(wanted, echo)).collect();
@@ -147,6 +148,7 @@ struct Echo {
 fn sequences(
     app: &App,
     model: &ModelInfo,
+    caller: &Caller,
     request: &mut CompletionRequest,
     prompts: Vec<Prompt>,
     wanted: Wanted,
@@ -170,7 +172,7 @@ fn sequences(
             sampling: sampling.clone(),
             stop: stop.clone(),
             logprobs: wanted.logprobs,
-            caller: engine::Caller::default(),
+            caller: caller.clone(),
             prompt_logprobs: score.then_some(wanted.logprobs.unwrap_or(0)),
         };
         for index in 0..n {
