@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernels::{CpuOptions, Device, KvCache, KvLayout, PAGE_TOKENS, PagedRows, Tensor};
+use kernels::{CpuOptions, Device, KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows, Tensor};
 
 use crate::batch::{Batch, Decoder, Encoder};
 use crate::model::{LoadedModel, ModelInfo, Network, Task};
@@ -20,7 +20,7 @@ pub const IM_END: u32 = 257;
 pub const VOCABULARY: usize = 258;
 
 /// Cache of a mock chat model.
-pub const KV_LAYOUT: KvLayout = KvLayout { layers: 1, kv_heads: 1, head_dim: 1 };
+pub const KV_LAYOUT: KvLayout = KvLayout { layers: 1, kv_heads: 1, head_dim: 1, format: KvFormat::Int16 };
 
 /// Next token of a sequence, prompt included.
 pub type NextToken = Arc<dyn Fn(&[u32]) -> u32 + Send + Sync>;

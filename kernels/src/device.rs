@@ -151,7 +151,7 @@ impl Device {
 
     /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`) in their sequences' pages.
     pub fn kv_write(&self, kv: &mut KvCache, layer: usize, k: &Tensor, v: &Tensor, sequences: &[PagedRows]) {
-        kv.write_rows(&self.pool, layer, k, v, sequences);
+        kv.write_rows(self.isa, &self.pool, layer, [k, v], sequences);
     }
 
     /// Causal attention of a step's queries (`rows` x `heads * head_dim`) over their sequences' pages,

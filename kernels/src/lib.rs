@@ -39,7 +39,7 @@ mod testing;
 pub use device::{CpuOptions, Device};
 pub use error::KernelError;
 pub use isa::Isa;
-pub use kv::{KvCache, KvLayout, PAGE_TOKENS, PagedRows};
+pub use kv::{KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
 pub use matmul::{Linear, Precision};
 pub use ops::{Activation, AttentionParams, HEAD_DIM_MAX};

@@ -13,18 +13,67 @@ pub const LANES: usize = 16;
 /// [`LANES`] floats.
 pub type Lanes = [f32; LANES];
 
+/// [`LANES`] words of two 16-bit integers.
+pub type Pairs = [u32; LANES];
+
 /// What portable Rust cannot say well.
 pub trait Simd {
+    /// Whether there are 32 registers, or only 16, of which [`LANES`] floats take two.
+    const MANY_REGISTERS: bool = false;
+
     /// f16 bits to f32.
     fn widen(halves: &[u16; LANES]) -> Lanes;
+
+    /// [`LANES`] 32-bit integers in registers.
+    type Sums: Copy;
+
+    fn zero_sums() -> Self::Sums;
+
+    /// sums[i] + row[i].low · pair.low + row[i].high · pair.high, halves of a word being signed integers
+    /// of 16 bits.
+    fn dot_pairs(sums: Self::Sums, row: &Pairs, pair: u32) -> Self::Sums;
+
+    fn sums_to_lanes(sums: Self::Sums) -> Lanes;
+
+    /// Signed bytes to pairs of signed 16-bit integers.
+    #[inline(always)]
+    fn widen_pairs(bytes: &[u32; LANES / 2]) -> Pairs {
+        let byte = |word: u32, index: u32| (word >> (8 * index)) as i8 as i16 as u16 as u32;
+        std::array::from_fn(|i| {
+            let first = 2 * (i as u32 % 2);
+            byte(bytes[i / 2], first) | byte(bytes[i / 2], first + 1) << 16
+        })
+    }
 }
 
 pub struct Scalar;
 
 impl Simd for Scalar {
+    type Sums = [i32; LANES];
+
     #[inline(always)]
     fn widen(halves: &[u16; LANES]) -> Lanes {
         halves.map(|bits| f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    fn zero_sums() -> [i32; LANES] {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_pairs(mut sums: [i32; LANES], row: &Pairs, pair: u32) -> [i32; LANES] {
+        let half = |word: u32, shift: u32| i32::from((word >> shift) as i16);
+        for (sum, &word) in sums.iter_mut().zip(row) {
+            let products = [half(word, 0) * half(pair, 0), half(word, 16) * half(pair, 16)];
+            *sum = sum.wrapping_add(products[0]).wrapping_add(products[1]);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sums_to_lanes(sums: [i32; LANES]) -> Lanes {
+        sums.map(|sum| sum as f32)
     }
 }
 
@@ -34,6 +83,8 @@ pub struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx2 {
+    type Sums = [std::arch::x86_64::__m256i; 2];
+
     #[inline(always)]
     fn widen(halves: &[u16; LANES]) -> Lanes {
         #[inline]
@@ -52,6 +103,53 @@ impl Simd for Avx2 {
         // SAFETY: this type is named only where these features are enabled.
         unsafe { convert(halves) }
     }
+
+    #[inline(always)]
+    fn zero_sums() -> Self::Sums {
+        // SAFETY: this type is named only where the feature is enabled.
+        unsafe { [std::arch::x86_64::_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(sums: Self::Sums, row: &Pairs, pair: u32) -> Self::Sums {
+        use std::arch::x86_64::*;
+        let source: *const __m256i = row.as_ptr().cast();
+        // SAFETY: a row is two registers; this type is named only where the feature is enabled.
+        unsafe {
+            let pair = _mm256_set1_epi32(pair as i32);
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(pair, _mm256_loadu_si256(source))),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(pair, _mm256_loadu_si256(source.add(1)))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn sums_to_lanes(sums: Self::Sums) -> Lanes {
+        use std::arch::x86_64::*;
+        // SAFETY: both types are 64 bytes of plain numbers; this type is named only where the feature is
+        // enabled.
+        unsafe { std::mem::transmute([_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])]) }
+    }
+
+    #[inline(always)]
+    fn widen_pairs(bytes: &[u32; LANES / 2]) -> Pairs {
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn convert(bytes: &[u32; LANES / 2]) -> Pairs {
+            use std::arch::x86_64::*;
+            let source: *const __m128i = bytes.as_ptr().cast();
+            // SAFETY: 32 bytes are read; the result is 64 bytes of integers.
+            unsafe {
+                std::mem::transmute([
+                    _mm256_cvtepi8_epi16(_mm_loadu_si128(source)),
+                    _mm256_cvtepi8_epi16(_mm_loadu_si128(source.add(1))),
+                ])
+            }
+        }
+        // SAFETY: this type is named only where the feature is enabled.
+        unsafe { convert(bytes) }
+    }
 }
 
 /// Only [`per_isa!`] names this type, inside a function that may use AVX-512.
@@ -60,6 +158,9 @@ pub struct Avx512;
 
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx512 {
+    const MANY_REGISTERS: bool = true;
+    type Sums = std::arch::x86_64::__m512i;
+
     #[inline(always)]
     fn widen(halves: &[u16; LANES]) -> Lanes {
         #[inline]
@@ -77,6 +178,42 @@ impl Simd for Avx512 {
         // SAFETY: this type is named only where the feature is enabled.
         unsafe { convert(halves) }
     }
+
+    #[inline(always)]
+    fn zero_sums() -> Self::Sums {
+        // SAFETY: this type is named only where the feature is enabled.
+        unsafe { std::arch::x86_64::_mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(sums: Self::Sums, row: &Pairs, pair: u32) -> Self::Sums {
+        use std::arch::x86_64::*;
+        // SAFETY: a row is one register; this type is named only where the features are enabled.
+        unsafe {
+            let row = _mm512_loadu_si512(row.as_ptr().cast());
+            _mm512_dpwssd_epi32(sums, row, _mm512_set1_epi32(pair as i32))
+        }
+    }
+
+    #[inline(always)]
+    fn sums_to_lanes(sums: Self::Sums) -> Lanes {
+        // SAFETY: both types are 64 bytes of plain numbers; this type is named only where the feature is
+        // enabled.
+        unsafe { std::mem::transmute(std::arch::x86_64::_mm512_cvtepi32_ps(sums)) }
+    }
+
+    #[inline(always)]
+    fn widen_pairs(bytes: &[u32; LANES / 2]) -> Pairs {
+        #[inline]
+        #[target_feature(enable = "avx512bw")]
+        fn convert(bytes: &[u32; LANES / 2]) -> Pairs {
+            use std::arch::x86_64::*;
+            // SAFETY: 32 bytes are read; the result is 64 bytes of integers.
+            unsafe { std::mem::transmute(_mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes.as_ptr().cast()))) }
+        }
+        // SAFETY: this type is named only where the feature is enabled.
+        unsafe { convert(bytes) }
+    }
 }
 
 /// Only [`per_isa!`] names this type, inside a function that may use NEON.
@@ -85,6 +222,8 @@ pub struct Neon;
 
 #[cfg(target_arch = "aarch64")]
 impl Simd for Neon {
+    type Sums = [std::arch::aarch64::int32x4_t; 4];
+
     #[inline(always)]
     fn widen(halves: &[u16; LANES]) -> Lanes {
         #[inline]
@@ -104,6 +243,43 @@ impl Simd for Neon {
         // SAFETY: this type is named only where the feature is enabled.
         unsafe { convert(halves) }
     }
+
+    #[inline(always)]
+    fn zero_sums() -> Self::Sums {
+        // SAFETY: this type is named only where the feature is enabled.
+        unsafe { [std::arch::aarch64::vdupq_n_s32(0); 4] }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(sums: Self::Sums, row: &Pairs, pair: u32) -> Self::Sums {
+        use std::arch::aarch64::*;
+        let source: *const i16 = row.as_ptr().cast();
+        // SAFETY: a row is 32 integers, and 16 are read twice, lower and upper halves of words apart; this
+        // type is named only where the feature is enabled.
+        unsafe {
+            let pair = vcreate_s16(u64::from(pair));
+            let (first, second) = (vld2q_s16(source), vld2q_s16(source.add(16)));
+            let add = |sum, low, high| vmlal_lane_s16::<1>(vmlal_lane_s16::<0>(sum, low, pair), high, pair);
+            [
+                add(sums[0], vget_low_s16(first.0), vget_low_s16(first.1)),
+                add(sums[1], vget_high_s16(first.0), vget_high_s16(first.1)),
+                add(sums[2], vget_low_s16(second.0), vget_low_s16(second.1)),
+                add(sums[3], vget_high_s16(second.0), vget_high_s16(second.1)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn sums_to_lanes(sums: Self::Sums) -> Lanes {
+        let mut lanes = [0.0; LANES];
+        for (four, sum) in lanes.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
+            // SAFETY: 4 values are written; this type is named only where the feature is enabled.
+            unsafe {
+                std::arch::aarch64::vst1q_f32(four.as_mut_ptr(), std::arch::aarch64::vcvtq_f32_s32(sum));
+            }
+        }
+        lanes
+    }
 }
 
 /// `per_isa!(pub fn entry = body(argument: Type, ...))` defines `entry(isa, argument, ...)`, which runs
@@ -120,7 +296,7 @@ macro_rules! per_isa {
                 $body::<$crate::simd::Avx2 $($(, $generic)*)?>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
             fn avx512 $(<$(const $n: usize),*>)? ($($argument: $type),*) $(-> $result)? {
                 $body::<$crate::simd::Avx512 $($(, $generic)*)?>($($argument),*)
             }
@@ -150,13 +326,15 @@ pub(crate) use per_isa;
 
 /// Sum of all lanes, in a fixed tree.
 #[inline(always)]
-pub fn sum(mut lanes: Lanes) -> f32 {
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
+pub fn sum(lanes: Lanes) -> f32 {
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for i in 0..8 {
+        eight[i] = lanes[i] + lanes[i + 8];
     }
-    lanes[0]
+    for i in 0..4 {
+        four[i] = eight[i] + eight[i + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// e^x for all lanes; within 2 ULP for |x| < 87, 0 below -87.3, f32::MAX-ish above 88.
@@ -181,6 +359,30 @@ pub fn exp(x: Lanes) -> Lanes {
         let value = p.mul_add(r * r, r) + 1.0;
         let scaled = value * f32::from_bits(((n as i32 + 127) as u32) << 23);
         *result = if x < -87.3 { 0.0 } else { scaled };
+    }
+    result
+}
+
+/// 2^x for all lanes, x <= 0: within 2 ULP, and 2^-126 below that. 2^0 is exactly 1.
+///
+/// Degree 5 on |r| <= 1/2, of least relative error among those with p(0) = 1.
+#[inline(always)]
+pub fn exp2(x: Lanes) -> Lanes {
+    // Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let mut result = [0.0; LANES];
+    for (result, x) in result.iter_mut().zip(x) {
+        // A comparison that is false keeps NaN.
+        let x = if x < -126.0 { -126.0 } else { x };
+        let shifted = x + ROUND;
+        let r = x - (shifted - ROUND);
+        let mut p = 1.326_472_7e-3_f32;
+        p = p.mul_add(r, 9.671_513e-3);
+        p = p.mul_add(r, 5.550_733_7e-2);
+        p = p.mul_add(r, 2.402_224_2e-1);
+        p = p.mul_add(r, std::f32::consts::LN_2);
+        p = p.mul_add(r, 1.0);
+        *result = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
     }
     result
 }

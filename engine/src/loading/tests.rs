@@ -250,7 +250,8 @@ fn requests_of_all_versions_end_well_while_versions_are_swapped() {
 
 #[test]
 fn caches_take_a_share_of_the_memory_but_no_more_than_can_be_used() {
-    let layout = kernels::KvLayout { layers: 2, kv_heads: 3, head_dim: 64 };
+    let format = kernels::KvFormat::Int16;
+    let layout = kernels::KvLayout { layers: 2, kv_heads: 3, head_dim: 64, format };
     let page = layout.page_bytes();
     let wish = |kv_bytes_max, running_sequences_max, context| {
         let options = EngineOptions { kv_bytes_max, running_sequences_max, ..EngineOptions::default() };

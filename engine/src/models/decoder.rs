@@ -8,8 +8,8 @@
 use std::mem::swap;
 
 use kernels::{
-    Activation, AttentionParams, Device, KvCache, KvLayout, Linear, RopeStyle, RopeTable, Table, Tensor,
-    Vector,
+    Activation, AttentionParams, Device, KvCache, KvFormat, KvLayout, Linear, RopeStyle, RopeTable, Table,
+    Tensor, Vector,
 };
 
 use crate::EngineError;
@@ -124,7 +124,12 @@ pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineErro
     let scale = options.attention_scale.or(h.attention_scale).unwrap_or(1.0 / (h.head_dim as f32).sqrt());
     Ok(Network::Decoder(Box::new(DecoderStack {
         device: weights.device().clone(),
-        layout: KvLayout { layers: h.layers, kv_heads: h.kv_heads, head_dim: h.head_dim },
+        layout: KvLayout {
+            layers: h.layers,
+            kv_heads: h.kv_heads,
+            head_dim: h.head_dim,
+            format: KvFormat::default(),
+        },
         attention: AttentionParams {
             heads: h.heads,
             kv_heads: h.kv_heads,

@@ -4,16 +4,17 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::AttentionParams;
-use super::tile::{Pages, Query, WIDTH_MAX, WIDTHS, attend_f32};
+use super::tile::{Pages, Query, TILE_QUERIES, finish, with_tile};
 use crate::Isa;
-use crate::kv::{PAGE_TOKENS, padded};
+use crate::kv::head::store;
+use crate::kv::{AlignedWords, HeadLayout, KvFormat, PAGE_TOKENS};
 use crate::matmul::SendPtr;
 use crate::pool::WorkerPool;
 use crate::tensor::Tensor;
 
 thread_local! {
     /// Keys and values of the head at hand, as pages.
-    static HEAD: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static HEAD: RefCell<AlignedWords> = RefCell::default();
 }
 
 /// See [`crate::Device::attention_bidirectional`].
@@ -28,76 +29,69 @@ pub fn bidirectional(
     out.reshape(q.rows(), params.heads * params.head_dim);
     assert_eq!(q.columns(), out.columns());
     assert!(segments.windows(2).all(|pair| pair[0].end <= pair[1].start), "segments share no row");
-    let group = params.group();
     let longest = segments.iter().map(Range::len).max().unwrap_or(0);
     let order: Vec<u32> = (0..longest.div_ceil(PAGE_TOKENS) as u32).collect();
+    let layout = HeadLayout { format: KvFormat::Int16, head_dim: params.head_dim };
     let target = SendPtr(out.values_mut().as_mut_ptr());
     pool.dynamic(segments.len() * params.kv_heads, &|item| {
         let (segment, kv_head) = (&segments[item / params.kv_heads], item % params.kv_heads);
-        HEAD.with_borrow_mut(|store| {
-            copy_head(k, v, segment, kv_head, params.head_dim, store);
-            let pages = Pages {
-                store,
-                page_stride: PAGE_TOKENS * (params.head_dim + padded(params.head_dim)),
-                head_offset: 0,
-                pages: &order,
-                head_dim: params.head_dim,
-                padded_dim: padded(params.head_dim),
-            };
-            for head in kv_head * group..(kv_head + 1) * group {
-                attend_head(isa, q, segment, head, params, &pages, &target);
-            }
+        HEAD.with_borrow_mut(|words| {
+            words.reserve(order.len() * layout.words());
+            store_head(isa, [k, v], segment, kv_head, &layout, words);
+            let pages = Pages { words, page_stride: layout.words(), head_offset: 0, pages: &order, layout };
+            attend_head(isa, q, segment, kv_head, params, &pages, &target);
         });
     });
 }
 
-/// Copies a head's keys (tokens side by side) and values into pages.
-fn copy_head(
-    k: &Tensor,
-    v: &Tensor,
+/// Stores a head's keys and values in pages.
+fn store_head(
+    isa: Isa,
+    [k, v]: [&Tensor; 2],
     rows: &Range<usize>,
     head: usize,
-    head_dim: usize,
-    store: &mut Vec<f32>,
+    layout: &HeadLayout,
+    words: &mut [u32],
 ) {
-    let stride = PAGE_TOKENS * (head_dim + padded(head_dim));
-    store.clear();
-    store.resize(rows.len().div_ceil(PAGE_TOKENS) * stride, 0.0);
+    let columns = head * layout.head_dim..(head + 1) * layout.head_dim;
     for (token, row) in rows.clone().enumerate() {
-        let page = &mut store[token / PAGE_TOKENS * stride..][..stride];
-        let (keys, values) = page.split_at_mut(PAGE_TOKENS * head_dim);
-        let slot = token % PAGE_TOKENS;
-        for (d, key) in k.row(row)[head * head_dim..][..head_dim].iter().enumerate() {
-            keys[d * PAGE_TOKENS + slot] = *key;
-        }
-        values[slot * padded(head_dim)..][..head_dim]
-            .copy_from_slice(&v.row(row)[head * head_dim..][..head_dim]);
+        let page = &mut words[token / PAGE_TOKENS * layout.words()..][..layout.words()];
+        let (key, value) = (&k.row(row)[columns.clone()], &v.row(row)[columns.clone()]);
+        store(isa, page, layout, token % PAGE_TOKENS, key, value);
     }
 }
 
+/// Attends with the query heads that share a key head, tile by tile.
 fn attend_head(
     isa: Isa,
     q: &Tensor,
     segment: &Range<usize>,
-    head: usize,
+    kv_head: usize,
     params: &AttentionParams,
-    pages: &Pages<'_, f32>,
+    pages: &Pages<'_>,
     target: &SendPtr<f32>,
 ) {
-    let head_dim = params.head_dim;
-    let mut at = segment.start;
-    while at < segment.end {
-        let width = WIDTHS.iter().copied().find(|&width| width <= segment.end - at).unwrap_or(1);
-        let mut queries = [Query::default(); WIDTH_MAX];
-        let mut results: [&mut [f32]; WIDTH_MAX] = Default::default();
-        for n in 0..width {
-            let start = (at + n) * q.columns() + head * head_dim;
-            queries[n] = Query { values: &q.values()[start..][..head_dim], first: 0, end: segment.len() };
-            // SAFETY: `out` has q's shape and `start + head_dim` lies within it (q was just sliced so);
-            // each (row, head) is in exactly one work item.
-            results[n] = unsafe { std::slice::from_raw_parts_mut(target.get().add(start), head_dim) };
-        }
-        attend_f32(isa, &queries[..width], pages, params.scale, &mut results[..width]);
-        at += width;
+    let (group, head_dim) = (params.group(), params.head_dim);
+    let queries = segment.len() * group;
+    let start_of = |query: usize| {
+        (segment.start + query / group) * q.columns() + (kv_head * group + query % group) * head_dim
+    };
+    for first in (0..queries).step_by(TILE_QUERIES) {
+        let count = TILE_QUERIES.min(queries - first);
+        with_tile(|tile| {
+            let query =
+                |n| Query { values: &q.values()[start_of(first + n)..][..head_dim], seen: 0..segment.len() };
+            tile.load(isa, pages.layout, params.scale, count, query);
+            let total = tile.attend(isa, pages, tile.segments());
+            let rows = total.running.iter().zip(total.values.chunks_exact(pages.layout.padded_dim()));
+            for (n, (running, values)) in rows.enumerate() {
+                let start = start_of(first + n);
+                assert!(start + head_dim <= q.values().len());
+                // SAFETY: `out` has q's shape and this range lies within it; each (row, head) is in exactly
+                // one work item.
+                let out = unsafe { std::slice::from_raw_parts_mut(target.get().add(start), head_dim) };
+                finish(running, values, out);
+            }
+        });
     }
 }

@@ -1,11 +1,14 @@
 //! Attention with online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): pages are visited in
 //! order and no row of scores is ever stored whole.
 //!
-//! out = softmax(q Kᵀ · scale) V. A *tile* is a handful of queries that read the same keys: the query
-//! heads that share a key head, of one row or of neighbouring rows. Decoders read f16 pages
-//! ([`paged`]); encoders copy their keys and values into f32 pages first ([`bidirectional`]).
+//! out = softmax(q Kᵀ · scale) V. Keys, values, queries and weights are 16-bit integers with a scale
+//! each ([`crate::kv`]), so that both products run at twice the speed of f32 and are exact; the softmax
+//! between them is f32. A [`tile`] of queries that read the same keys (neighbouring rows, and the heads
+//! that share a key head) goes over pages [`block`] by block. Decoders read the cache's pages
+//! ([`paged`]); encoders put their keys and values into pages first ([`bidirectional`]).
 
 mod bidirectional;
+mod block;
 mod paged;
 #[cfg(test)]
 mod tests;
@@ -35,5 +38,11 @@ impl AttentionParams {
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "{self:?}");
         assert!(self.head_dim <= HEAD_DIM_MAX, "{self:?}");
         self.heads / self.kv_heads
+    }
+
+    /// Positions that the token at `position` sees.
+    fn seen(&self, position: usize) -> std::ops::Range<usize> {
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        first..position + 1
     }
 }

@@ -1,268 +1,285 @@
-//! The inner loop: a few queries over a run of pages.
+//! A tile: queries of neighbouring rows and of the heads that share a key head, over a run of pages.
+//!
+//! Positions are cut into segments of [`SEGMENT_TOKENS`], whose softmaxes are merged in order. That is
+//! so whether one thread goes through them all or each segment has a thread of its own, and so the
+//! result is the same.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
-use super::HEAD_DIM_MAX;
+use super::block::{BLOCK_PAGES, BLOCK_TOKENS, Block, Running, Strip, Weights, attend, strip_width};
 use crate::Isa;
-use crate::kv::PAGE_TOKENS;
-use crate::simd::{LANES, Lanes, Simd, exp, per_isa, sum};
+use crate::kv::head::to_pairs;
+use crate::kv::{AlignedWords, HeadLayout, KvFormat, PAGE_TOKENS};
+use crate::simd::{LANES, Simd, per_isa};
 
-/// Queries one call takes together, descending: six leave room for a key in AVX2's registers.
-pub const WIDTHS: &[usize] = &[6, 4, 3, 2, 1];
-/// Most queries of a tile.
-pub const WIDTH_MAX: usize = 6;
+/// Most queries of a tile: they share each block's trip from memory.
+pub const TILE_QUERIES: usize = 48;
 
-/// Registers in a page's row of scores.
-const PARTS: usize = PAGE_TOKENS / LANES;
+/// Positions whose softmax is computed apart.
+pub const SEGMENT_TOKENS: usize = 4 * BLOCK_TOKENS;
 
 /// One query, and the positions it sees.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone)]
 pub struct Query<'a> {
     pub values: &'a [f32],
-    pub first: usize,
-    pub end: usize,
+    pub seen: Range<usize>,
 }
 
-/// Where keys and values of a head are, page by page: keys `[head_dim][PAGE_TOKENS]`, then values
-/// `[PAGE_TOKENS][head_dim, padded]`.
+/// Where keys and values of a head are, page by page.
 #[derive(Clone, Copy)]
-pub struct Pages<'a, E> {
-    pub store: &'a [E],
+pub struct Pages<'a> {
+    pub words: &'a [u32],
+    /// Words from one page to the next.
     pub page_stride: usize,
     pub head_offset: usize,
+    /// Pages in position order.
     pub pages: &'a [u32],
-    pub head_dim: usize,
-    pub padded_dim: usize,
+    pub layout: HeadLayout,
 }
 
-impl<'a, E> Pages<'a, E> {
-    /// (keys, values) of the `index`-th page.
-    #[inline(always)]
-    fn at(&self, index: usize) -> (&'a [E], &'a [E]) {
-        let start = self.pages[index] as usize * self.page_stride + self.head_offset;
-        let page = &self.store[start..][..PAGE_TOKENS * (self.head_dim + self.padded_dim)];
-        page.split_at(PAGE_TOKENS * self.head_dim)
+/// A softmax of each of a tile's queries over some positions.
+#[derive(Default)]
+pub struct Partial {
+    pub running: Vec<Running>,
+    /// Weighted sums, `[queries][padded_dim]`.
+    pub values: Vec<f32>,
+}
+
+impl Partial {
+    fn clear(&mut self, queries: usize, padded_dim: usize) {
+        self.running.clear();
+        self.running.resize(queries, Running::EMPTY);
+        self.values.clear();
+        self.values.resize(queries * padded_dim, 0.0);
     }
 }
 
-/// A stored value that becomes f32 in a register.
-pub trait Element: Copy {
-    fn widen<S: Simd>(values: &[Self; LANES]) -> Lanes;
+/// One thread's room for a tile.
+#[derive(Default)]
+pub struct Tile {
+    layout: Option<HeadLayout>,
+    /// Strip by strip, `[pairs][queries of the strip]`.
+    words: Vec<u32>,
+    factors: Vec<f32>,
+    seen: Vec<Range<usize>>,
+    /// Of the segment at hand, and of those before it.
+    segment: Partial,
+    total: Partial,
+    weights: Box<Weights>,
+    widened: AlignedWords,
 }
 
-impl Element for u16 {
-    #[inline(always)]
-    fn widen<S: Simd>(values: &[u16; LANES]) -> Lanes {
-        S::widen(values)
+thread_local! {
+    static TILE: RefCell<Tile> = RefCell::default();
+}
+
+/// Gives `work` this thread's tile.
+pub fn with_tile<R>(work: impl FnOnce(&mut Tile) -> R) -> R {
+    TILE.with_borrow_mut(work)
+}
+
+impl Tile {
+    /// Makes room for the largest tile, so that later ones allocate nothing.
+    pub fn reserve(&mut self, layout: &HeadLayout) {
+        fn grow<T>(values: &mut Vec<T>, length: usize) {
+            values.reserve(length.saturating_sub(values.len()));
+        }
+        grow(&mut self.words, TILE_QUERIES * layout.pairs());
+        grow(&mut self.factors, TILE_QUERIES);
+        grow(&mut self.seen, TILE_QUERIES);
+        for partial in [&mut self.segment, &mut self.total] {
+            grow(&mut partial.running, TILE_QUERIES);
+            grow(&mut partial.values, TILE_QUERIES * layout.padded_dim());
+        }
+        if layout.format != KvFormat::Int16 {
+            self.widened.reserve(BLOCK_PAGES * layout.widened().words());
+        }
+    }
+
+    /// Takes up queries, at most [`TILE_QUERIES`].
+    pub fn load<'q>(
+        &mut self,
+        isa: Isa,
+        layout: HeadLayout,
+        scale: f32,
+        count: usize,
+        query: impl Fn(usize) -> Query<'q>,
+    ) {
+        assert!(count <= TILE_QUERIES);
+        let pairs = layout.pairs();
+        self.layout = Some(layout);
+        self.words.resize(count * pairs, 0);
+        self.factors.clear();
+        self.seen.clear();
+        let mut at = 0;
+        while at < count {
+            let width = strip_width(isa, count - at);
+            let words = &mut self.words[at * pairs..][..width * pairs];
+            for n in 0..width {
+                let Query { values, seen } = query(at + n);
+                let unit = load_query(isa, values, &mut words[n..], width);
+                self.factors.push(unit * scale * std::f32::consts::LOG2_E);
+                self.seen.push(seen);
+            }
+            at += width;
+        }
+    }
+
+    /// Segments of which some query sees something.
+    pub fn segments(&self) -> Range<usize> {
+        let first = self.seen.iter().map(|seen| seen.start).min().unwrap_or(0);
+        let end = self.seen.iter().map(|seen| seen.end).max().unwrap_or(0);
+        first / SEGMENT_TOKENS..end.div_ceil(SEGMENT_TOKENS)
+    }
+
+    /// Attends to some segments, in order.
+    pub fn attend(&mut self, isa: Isa, pages: &Pages<'_>, segments: Range<usize>) -> &Partial {
+        let layout = pages.layout;
+        assert_eq!(self.layout, Some(layout));
+        let (count, padded_dim) = (self.factors.len(), layout.padded_dim());
+        self.total.clear(count, padded_dim);
+        for segment in segments {
+            self.segment.clear(count, padded_dim);
+            for start in (segment * SEGMENT_TOKENS..(segment + 1) * SEGMENT_TOKENS).step_by(BLOCK_TOKENS) {
+                self.attend_block(isa, pages, start);
+            }
+            let Partial { running, values } = &self.segment;
+            merge(isa, &mut self.total.running, &mut self.total.values, running, values);
+        }
+        &self.total
+    }
+
+    fn attend_block(&mut self, isa: Isa, pages: &Pages<'_>, start: usize) {
+        let Tile { words, factors, seen, segment, weights, widened, .. } = self;
+        let (pairs, padded_dim) = (pages.layout.pairs(), pages.layout.padded_dim());
+        let needed = pages_seen(seen, start);
+        if needed == 0 {
+            return;
+        }
+        let block = pages.block(isa, start, needed, widened);
+        let mut at = 0;
+        while at < factors.len() {
+            let width = strip_width(isa, factors.len() - at);
+            let queries = at..at + width;
+            let needed = pages_seen(&seen[queries.clone()], start);
+            if needed > 0 {
+                let mut strip = Strip {
+                    words: &words[at * pairs..][..width * pairs],
+                    factors: &factors[queries.clone()],
+                    seen: &seen[queries.clone()],
+                    running: &mut segment.running[queries],
+                    values: &mut segment.values[at * padded_dim..][..width * padded_dim],
+                    padded_dim,
+                };
+                attend(isa, &block, needed, &mut strip, weights);
+            }
+            at += width;
+        }
     }
 }
 
-impl Element for f32 {
-    #[inline(always)]
-    fn widen<S: Simd>(values: &[f32; LANES]) -> Lanes {
-        *values
-    }
+/// How many pages of the block at `start` queries with these views need.
+fn pages_seen(seen: &[Range<usize>], start: usize) -> usize {
+    let visible = |seen: &&Range<usize>| seen.start < start + BLOCK_TOKENS && seen.end > start;
+    let end = seen.iter().filter(visible).map(|seen| seen.end).max().unwrap_or(start);
+    (end - start).div_ceil(PAGE_TOKENS).min(BLOCK_PAGES)
 }
 
-/// Attends with `queries` (a count out of [`WIDTHS`]) and writes each result to its `out`.
-pub fn attend_f16(
-    isa: Isa,
-    queries: &[Query<'_>],
-    pages: &Pages<'_, u16>,
-    scale: f32,
-    out: &mut [&mut [f32]],
-) {
-    match queries.len() {
-        6 => f16_tile::<6>(isa, queries, pages, scale, out),
-        4 => f16_tile::<4>(isa, queries, pages, scale, out),
-        3 => f16_tile::<3>(isa, queries, pages, scale, out),
-        2 => f16_tile::<2>(isa, queries, pages, scale, out),
-        _ => f16_tile::<1>(isa, queries, pages, scale, out),
-    }
-}
-
-/// [`attend_f16`] over f32 pages.
-pub fn attend_f32(
-    isa: Isa,
-    queries: &[Query<'_>],
-    pages: &Pages<'_, f32>,
-    scale: f32,
-    out: &mut [&mut [f32]],
-) {
-    match queries.len() {
-        6 => f32_tile::<6>(isa, queries, pages, scale, out),
-        4 => f32_tile::<4>(isa, queries, pages, scale, out),
-        3 => f32_tile::<3>(isa, queries, pages, scale, out),
-        2 => f32_tile::<2>(isa, queries, pages, scale, out),
-        _ => f32_tile::<1>(isa, queries, pages, scale, out),
-    }
-}
-
-per_isa!(fn f16_tile<const N: usize> = f16_body<N>(
-    queries: &[Query<'_>], pages: &Pages<'_, u16>, scale: f32, out: &mut [&mut [f32]]
-));
-per_isa!(fn f32_tile<const N: usize> = f32_body<N>(
-    queries: &[Query<'_>], pages: &Pages<'_, f32>, scale: f32, out: &mut [&mut [f32]]
-));
-
-#[inline(always)]
-fn f16_body<S: Simd, const N: usize>(
-    queries: &[Query<'_>],
-    pages: &Pages<'_, u16>,
-    scale: f32,
-    out: &mut [&mut [f32]],
-) {
-    body::<S, u16, N>(queries, pages, scale, out);
-}
-
-#[inline(always)]
-fn f32_body<S: Simd, const N: usize>(
-    queries: &[Query<'_>],
-    pages: &Pages<'_, f32>,
-    scale: f32,
-    out: &mut [&mut [f32]],
-) {
-    body::<S, f32, N>(queries, pages, scale, out);
-}
-
-/// Running softmax of one query.
-#[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    sum: f32,
-}
-
-#[inline(always)]
-fn body<S: Simd, E: Element, const N: usize>(
-    queries: &[Query<'_>],
-    pages: &Pages<'_, E>,
-    scale: f32,
-    out: &mut [&mut [f32]],
-) {
-    let queries: [Query<'_>; N] = std::array::from_fn(|n| queries[n]);
-    let mut running = [Running { max: f32::NEG_INFINITY, sum: 0.0 }; N];
-    let mut sums = [[[0.0; LANES]; HEAD_DIM_MAX / LANES]; N];
-    let first = queries.iter().map(|query| query.first).min().unwrap_or(0);
-    let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
-    for index in first / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
-        let (keys, values) = pages.at(index);
-        let start = index * PAGE_TOKENS;
-        let mut weights = score::<S, E, N>(&queries, keys, scale);
-        for n in 0..N {
-            let seen = clip(queries[n].first, start)..clip(queries[n].end, start);
-            let shrink = soften(&mut weights[n], seen, &mut running[n]);
-            if shrink != 1.0 {
-                for part in &mut sums[n][..pages.padded_dim / LANES] {
-                    part.iter_mut().for_each(|value| *value *= shrink);
+impl<'a> Pages<'a> {
+    /// The first `count` pages of the block at position `start`.
+    fn block<'b>(&self, isa: Isa, start: usize, count: usize, widened: &'b mut AlignedWords) -> Block<'b>
+    where
+        'a: 'b,
+    {
+        let mut block = Block { start, ..Block::default() };
+        let pages = &self.pages[start / PAGE_TOKENS..][..count];
+        let page = |page: u32| &self.words[page as usize * self.page_stride + self.head_offset..];
+        match self.layout.format {
+            KvFormat::Int16 => {
+                for (target, index) in block.pages.iter_mut().zip(pages) {
+                    *target = self.layout.view(page(*index));
+                }
+            }
+            KvFormat::Int8 => {
+                let wide = self.layout.widened();
+                widened.reserve(BLOCK_PAGES * wide.words());
+                let parts = widened.chunks_exact_mut(wide.words());
+                for ((target, part), index) in block.pages.iter_mut().zip(parts).zip(pages) {
+                    widen_page(isa, &self.layout, page(*index), part);
+                    *target = wide.view(part);
                 }
             }
         }
-        let tokens = clip(end, start);
-        gather::<S, E, N>(&weights, &values[..tokens * pages.padded_dim], pages.padded_dim, &mut sums);
+        block
     }
-    for n in 0..N {
-        let inverse = 1.0 / running[n].sum;
-        for (value, sum) in out[n].iter_mut().zip(sums[n].as_flattened()) {
-            *value = sum * inverse;
+}
+
+per_isa!(fn load_query = load_query_body(query: &[f32], words: &mut [u32], stride: usize) -> f32);
+
+/// Writes a query's integers to every `stride`-th word; returns what a unit of them is worth.
+#[inline(always)]
+fn load_query_body<S: Simd>(query: &[f32], words: &mut [u32], stride: usize) -> f32 {
+    let mut codes = [0; super::HEAD_DIM_MAX / 2];
+    let codes = &mut codes[..query.len().div_ceil(2)];
+    let unit = to_pairs(query, codes);
+    for (word, code) in words.iter_mut().step_by(stride).zip(codes) {
+        *word = *code;
+    }
+    unit
+}
+
+per_isa!(fn widen_page = widen_page_body(layout: &HeadLayout, narrow: &[u32], wide: &mut [u32]));
+
+/// A page of 8-bit integers as one of 16-bit ones.
+#[inline(always)]
+fn widen_page_body<S: Simd>(layout: &HeadLayout, narrow: &[u32], wide: &mut [u32]) {
+    let page = layout.view(narrow);
+    let (keys, rest) = wide.split_at_mut(2 * page.keys.len());
+    let (key_scales, rest) = rest.split_at_mut(PAGE_TOKENS);
+    let (values, value_scales) = rest.split_at_mut(2 * page.values.len());
+    for (narrow, wide) in [(page.keys, keys), (page.values, values)] {
+        for (bytes, pairs) in narrow.as_chunks().0.iter().zip(wide.as_chunks_mut().0) {
+            *pairs = S::widen_pairs(bytes);
+        }
+    }
+    key_scales.copy_from_slice(page.key_scales);
+    value_scales[..PAGE_TOKENS].copy_from_slice(page.value_scales);
+}
+
+per_isa!(
+    /// Adds the softmaxes of a later segment to those of the segments before.
+    pub fn merge = merge_body(
+        running: &mut [Running], values: &mut [f32], later: &[Running], later_values: &[f32]
+    )
+);
+
+#[inline(always)]
+fn merge_body<S: Simd>(running: &mut [Running], values: &mut [f32], later: &[Running], later_values: &[f32]) {
+    let padded_dim = values.len() / running.len();
+    let rows = values.chunks_exact_mut(padded_dim).zip(later_values.chunks_exact(padded_dim));
+    for ((running, later), (values, later_values)) in running.iter_mut().zip(later).zip(rows) {
+        if later.sum == 0.0 {
+            continue;
+        }
+        if running.sum == 0.0 {
+            *running = *later;
+            values.copy_from_slice(later_values);
+            continue;
+        }
+        let (shrink, grow) = running.join(*later);
+        for (value, later) in values.iter_mut().zip(later_values) {
+            *value = later.mul_add(grow, *value * shrink);
         }
     }
 }
 
-/// `position` relative to the page at `start`, within 0..=PAGE_TOKENS.
-#[inline(always)]
-fn clip(position: usize, start: usize) -> usize {
-    position.saturating_sub(start).min(PAGE_TOKENS)
+/// Writes the result of one query.
+pub fn finish(partial: &Running, values: &[f32], out: &mut [f32]) {
+    let inverse = 1.0 / partial.sum;
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = value * inverse;
+    }
 }
 
-/// Scaled scores of each query with each token of a page.
-#[inline(always)]
-fn score<S: Simd, E: Element, const N: usize>(
-    queries: &[Query<'_>; N],
-    keys: &[E],
-    scale: f32,
-) -> [[Lanes; PARTS]; N] {
-    let mut scores = [[[0.0; LANES]; PARTS]; N];
-    let (keys, _) = keys.as_chunks::<LANES>();
-    let dims = keys.len() / PARTS;
-    let inputs: [&[f32]; N] = std::array::from_fn(|n| &queries[n].values[..dims]);
-    for part in 0..PARTS {
-        let mut dots = [[0.0; LANES]; N];
-        for d in 0..dims {
-            let key = E::widen::<S>(&keys[d * PARTS + part]);
-            for n in 0..N {
-                let input = inputs[n][d];
-                for lane in 0..LANES {
-                    dots[n][lane] = key[lane].mul_add(input, dots[n][lane]);
-                }
-            }
-        }
-        for n in 0..N {
-            for lane in 0..LANES {
-                scores[n][part][lane] = dots[n][lane] * scale;
-            }
-        }
-    }
-    scores
-}
-
-/// Turns a page's scores into weights relative to the running maximum, 0 outside `seen`; returns the
-/// factor by which what was summed before must shrink.
-#[inline(always)]
-fn soften(scores: &mut [Lanes; PARTS], seen: Range<usize>, running: &mut Running) -> f32 {
-    if seen.len() < PAGE_TOKENS {
-        for (token, score) in scores.as_flattened_mut().iter_mut().enumerate() {
-            if !seen.contains(&token) {
-                *score = f32::NEG_INFINITY;
-            }
-        }
-    }
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for part in scores.iter() {
-        for lane in 0..LANES {
-            largest[lane] = largest[lane].max(part[lane]);
-        }
-    }
-    let max = largest.iter().copied().fold(running.max, f32::max);
-    if max == f32::NEG_INFINITY {
-        *scores = [[0.0; LANES]; PARTS];
-        return 1.0;
-    }
-    let shrink = if running.max == max { 1.0 } else { (running.max - max).exp() };
-    let mut total = [0.0; LANES];
-    for part in scores.iter_mut() {
-        part.iter_mut().for_each(|score| *score -= max);
-        *part = exp(*part);
-        for lane in 0..LANES {
-            total[lane] += part[lane];
-        }
-    }
-    *running = Running { max, sum: running.sum.mul_add(shrink, sum(total)) };
-    shrink
-}
-
-/// sums += weights · values, tokens in order.
-#[inline(always)]
-fn gather<S: Simd, E: Element, const N: usize>(
-    weights: &[[Lanes; PARTS]; N],
-    values: &[E],
-    padded_dim: usize,
-    sums: &mut [[Lanes; HEAD_DIM_MAX / LANES]; N],
-) {
-    let (values, _) = values.as_chunks::<LANES>();
-    let parts = padded_dim / LANES;
-    for part in 0..parts {
-        let mut totals: [Lanes; N] = std::array::from_fn(|n| sums[n][part]);
-        for (token, row) in values.chunks_exact(parts).enumerate() {
-            let value = E::widen::<S>(&row[part]);
-            for n in 0..N {
-                let weight = weights[n][token / LANES][token % LANES];
-                for lane in 0..LANES {
-                    totals[n][lane] = value[lane].mul_add(weight, totals[n][lane]);
-                }
-            }
-        }
-        for n in 0..N {
-            sums[n][part] = totals[n];
-        }
-    }
-}
+const _: () = assert!(SEGMENT_TOKENS.is_multiple_of(BLOCK_TOKENS) && BLOCK_TOKENS.is_multiple_of(LANES));

@@ -1,0 +1,213 @@
+//! Keys and values in fixed-size pages, as integers with a scale a token and head.
+//!
+//! A page holds [`PAGE_TOKENS`] tokens of every layer. Which page belongs to whom is the engine's
+//! business; here a page is only a number. [`head`] says how a page is laid out inside.
+
+pub(crate) mod head;
+mod words;
+
+pub(crate) use head::HeadLayout;
+pub(crate) use words::AlignedWords;
+
+use std::ops::Range;
+
+use crate::Isa;
+use crate::matmul::SendPtr;
+use crate::pool::WorkerPool;
+use crate::tensor::Tensor;
+
+/// Tokens in one page. A multiple of 32, as paged flash attention on GPUs asks for.
+pub const PAGE_TOKENS: usize = 32;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvFormat {
+    /// 16-bit integers: the size of f16, and more exact, as a head's values share one exponent.
+    #[default]
+    Int16,
+    /// 8-bit integers: half of that.
+    Int8,
+}
+
+impl KvFormat {
+    pub const ALL: [KvFormat; 2] = [KvFormat::Int16, KvFormat::Int8];
+
+    /// Name as the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::Int16 => "int16",
+            KvFormat::Int8 => "int8",
+        }
+    }
+
+    /// Pairs of integers in a word of 32 bits.
+    pub(crate) fn pairs_in_word(self) -> usize {
+        match self {
+            KvFormat::Int16 => 1,
+            KvFormat::Int8 => 2,
+        }
+    }
+}
+
+/// Shape of one model's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    pub layers: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub format: KvFormat,
+}
+
+impl KvLayout {
+    /// Bytes of one page: keys and values of all layers.
+    pub fn page_bytes(&self) -> usize {
+        self.page_words() * size_of::<u32>()
+    }
+
+    fn page_words(&self) -> usize {
+        self.layers * self.kv_heads * self.head().words()
+    }
+
+    /// What one head has in a page.
+    pub(crate) fn head(&self) -> HeadLayout {
+        HeadLayout { format: self.format, head_dim: self.head_dim }
+    }
+}
+
+/// Rows of a step that belong to one sequence, and where that sequence's keys and values live.
+///
+/// Row `i` of `rows` is the token at position `past + i`; it sees positions `0..=past + i`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PagedRows {
+    /// First row of this sequence in the step's tensors.
+    pub first_row: usize,
+    /// How many rows it has.
+    pub rows: usize,
+    /// Tokens already in the cache before this step.
+    pub past: usize,
+    /// Pages in position order; they must hold `past + rows` tokens.
+    pub pages: Vec<u32>,
+}
+
+impl PagedRows {
+    /// Which of its pages this step writes to.
+    fn touched_pages(&self) -> Range<usize> {
+        match self.rows {
+            0 => 0..0,
+            rows => self.past / PAGE_TOKENS..(self.past + rows).div_ceil(PAGE_TOKENS),
+        }
+    }
+
+    /// Positions that this step writes into the `page`-th of its pages.
+    fn positions_in(&self, page: usize) -> Range<usize> {
+        self.past.max(page * PAGE_TOKENS)..(self.past + self.rows).min((page + 1) * PAGE_TOKENS)
+    }
+}
+
+/// One model's pages. Inside a page: layer, then head.
+pub struct KvCache {
+    words: AlignedWords,
+    layout: KvLayout,
+    pages: usize,
+}
+
+impl KvCache {
+    /// `pages` pages of zeros. Memory is touched only as pages are written.
+    pub fn new(layout: KvLayout, pages: usize) -> KvCache {
+        KvCache { words: AlignedWords::zeroed(pages * layout.page_words()), layout, pages }
+    }
+
+    pub fn layout(&self) -> KvLayout {
+        self.layout
+    }
+
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Overwrites a page with zeros, so that its next owner can read nothing of the last one's.
+    pub fn zero_page(&mut self, page: u32) {
+        let length = self.page_stride();
+        self.words[page as usize * length..][..length].fill(0);
+    }
+
+    /// Whether a page holds nothing but zeros.
+    pub fn is_zeroed(&self, page: u32) -> bool {
+        let length = self.page_stride();
+        self.words[page as usize * length..][..length].iter().all(|&word| word == 0)
+    }
+
+    /// Overwrites every page that holds anything, before the memory goes back to the system. Pages never
+    /// used stay untouched.
+    pub fn wipe(&mut self) {
+        for page in 0..self.pages as u32 {
+            if !self.is_zeroed(page) {
+                self.zero_page(page);
+            }
+        }
+        // Writes to memory that is freed next would otherwise be left out by the compiler.
+        std::hint::black_box(&mut self.words);
+    }
+
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fill(&mut self, word: u32) {
+        self.words.fill(word);
+    }
+
+    /// Offset of (`layer`, `head`) inside a page, in words.
+    pub(crate) fn head_offset(&self, layer: usize, head: usize) -> usize {
+        (layer * self.layout.kv_heads + head) * self.layout.head().words()
+    }
+
+    /// Words from one page to the next.
+    pub(crate) fn page_stride(&self) -> usize {
+        self.layout.page_words()
+    }
+
+    /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`); heads and pages in parallel.
+    pub(crate) fn write_rows(
+        &mut self,
+        isa: Isa,
+        pool: &WorkerPool,
+        layer: usize,
+        [k, v]: [&Tensor; 2],
+        sequences: &[PagedRows],
+    ) {
+        let KvLayout { kv_heads, head_dim, layers, .. } = self.layout;
+        assert!(layer < layers && k.columns() == kv_heads * head_dim && v.columns() == k.columns());
+        for sequence in sequences {
+            assert!(sequence.pages.iter().all(|&page| (page as usize) < self.pages));
+        }
+        let (stride, head_layout) = (self.page_stride(), self.layout.head());
+        let words = SendPtr(self.words.as_mut_ptr());
+        let write = |mut item: usize| {
+            let head = item % kv_heads;
+            item /= kv_heads;
+            let mut pages = sequences.iter().flat_map(|s| s.touched_pages().map(move |page| (s, page)));
+            let (sequence, page) = pages.nth(item).expect("an item for each touched page");
+            let start =
+                sequence.pages[page] as usize * stride + (layer * kv_heads + head) * head_layout.words();
+            // SAFETY: the page is below `pages` and (layer, head) inside it, both checked above; sequences
+            // share no page that they write, so each head's part of a page is one item's alone.
+            let part = unsafe { std::slice::from_raw_parts_mut(words.get().add(start), head_layout.words()) };
+            for position in sequence.positions_in(page) {
+                let row = sequence.first_row + position - sequence.past;
+                let values = row * k.columns() + head * head_dim..row * k.columns() + (head + 1) * head_dim;
+                let (key, value) = (&k.values()[values.clone()], &v.values()[values]);
+                head::store(isa, part, &head_layout, position % PAGE_TOKENS, key, value);
+            }
+        };
+        let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
+        let items = kv_heads * sequences.iter().map(|sequence| sequence.touched_pages().len()).sum::<usize>();
+        // Few rows are written sooner than handed out.
+        if rows * head_dim * kv_heads < 8192 {
+            (0..items).for_each(write);
+        } else {
+            pool.dynamic(items, &write);
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The inner loop: a strip of queries over a block of pages, on one instruction set.
+//!
+//! Scores and weighted sums are exact sums of 16-bit products; what lies between them is f32. So a
+//! query's result does not depend on which queries share its strip.
+
+use std::ops::Range;
+
+use crate::kv::PAGE_TOKENS;
+use crate::kv::head::{HeadPage, ROUND, VALUE_ROWS};
+use crate::simd::{LANES, Lanes, Pairs, Simd, exp2, per_isa, sum};
+
+/// Pages that share one softmax step.
+pub const BLOCK_PAGES: usize = 4;
+pub const BLOCK_TOKENS: usize = BLOCK_PAGES * PAGE_TOKENS;
+/// Most queries of a strip: with two registers of tokens each they fill AVX-512's 32.
+pub const STRIP_MAX: usize = 12;
+
+/// Registers in a page's row of scores.
+const PAGE_PARTS: usize = PAGE_TOKENS / LANES;
+const PARTS: usize = BLOCK_PAGES * PAGE_PARTS;
+
+/// What the integer weights of a block sum to: with values of 15 bits, any partial sum fits 32.
+const WEIGHT_UNITS: f32 = 32_700.0;
+
+/// Up to [`BLOCK_PAGES`] pages of a head, integers as words of two, and the position they begin at.
+#[derive(Clone, Copy, Default)]
+pub struct Block<'a> {
+    pub pages: [HeadPage<'a>; BLOCK_PAGES],
+    pub start: usize,
+}
+
+/// Queries that are computed together, and their running softmax.
+pub struct Strip<'a> {
+    /// Integers, `[pairs][queries]`.
+    pub words: &'a [u32],
+    /// What a unit of each query's integers is worth, times scale · log2(e).
+    pub factors: &'a [f32],
+    /// Positions that each query sees.
+    pub seen: &'a [Range<usize>],
+    pub running: &'a mut [Running],
+    /// Weighted sums, `[queries][padded_dim]`.
+    pub values: &'a mut [f32],
+    pub padded_dim: usize,
+}
+
+/// Running softmax of one query, in powers of two.
+#[derive(Clone, Copy)]
+pub struct Running {
+    pub max: f32,
+    pub sum: f32,
+}
+
+impl Running {
+    pub const EMPTY: Running = Running { max: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// Factors on what was summed before and on what is now, when something with `other`'s maximum joins.
+    #[inline(always)]
+    pub fn join(&mut self, other: Running) -> (f32, f32) {
+        let max = if other.max > self.max { other.max } else { self.max };
+        let mut exponents = [0.0; LANES];
+        (exponents[0], exponents[1]) = (self.max - max, other.max - max);
+        let powers = exp2(exponents);
+        *self = Running { max, sum: self.sum.mul_add(powers[0], other.sum * powers[1]) };
+        (powers[0], powers[1])
+    }
+}
+
+/// Scores and weights of a strip in a block; kept between calls, never cleared.
+#[derive(Clone)]
+#[repr(align(64))]
+pub struct Weights {
+    scores: [[Lanes; PARTS]; STRIP_MAX],
+    /// Words of tokens `t` and `t + 16` of a page.
+    words: [[Pairs; BLOCK_PAGES]; STRIP_MAX],
+}
+
+impl Default for Weights {
+    fn default() -> Weights {
+        Weights { scores: [[[0.0; LANES]; PARTS]; STRIP_MAX], words: [[[0; LANES]; BLOCK_PAGES]; STRIP_MAX] }
+    }
+}
+
+/// Adds what `strip`'s queries see in the first `pages` pages of `block`.
+pub fn attend(
+    isa: crate::Isa,
+    block: &Block<'_>,
+    pages: usize,
+    strip: &mut Strip<'_>,
+    weights: &mut Weights,
+) {
+    match strip.factors.len() {
+        12 => attend_width::<12>(isa, block, pages, strip, weights),
+        6 => attend_width::<6>(isa, block, pages, strip, weights),
+        4 => attend_width::<4>(isa, block, pages, strip, weights),
+        3 => attend_width::<3>(isa, block, pages, strip, weights),
+        2 => attend_width::<2>(isa, block, pages, strip, weights),
+        1 => attend_width::<1>(isa, block, pages, strip, weights),
+        other => unreachable!("strips of {other} queries"),
+    }
+}
+
+/// Queries of the next strip when `left` are to come.
+pub fn strip_width(isa: crate::Isa, left: usize) -> usize {
+    let many_registers = isa == crate::Isa::Avx512Vnni;
+    match left {
+        12.. if many_registers => 12,
+        6.. => 6,
+        5 => 4,
+        left => left,
+    }
+}
+
+per_isa!(fn attend_width<const N: usize> = attend_body<N>(
+    block: &Block<'_>, pages: usize, strip: &mut Strip<'_>, weights: &mut Weights
+));
+
+#[inline(always)]
+fn attend_body<S: Simd, const N: usize>(
+    block: &Block<'_>,
+    pages: usize,
+    strip: &mut Strip<'_>,
+    weights: &mut Weights,
+) {
+    score::<S, N>(block, pages, strip.words, &mut weights.scores);
+    let mut scales = [[0.0; LANES]; PARTS];
+    for (scales, page) in scales.as_chunks_mut::<PAGE_PARTS>().0.iter_mut().zip(&block.pages[..pages]) {
+        *scales = read_scales(page.value_scales);
+    }
+    let mut steps = [None; N];
+    for (n, step) in steps.iter_mut().enumerate() {
+        let clip = |position: usize| position.saturating_sub(block.start).min(pages * PAGE_TOKENS);
+        let seen = clip(strip.seen[n].start)..clip(strip.seen[n].end);
+        let (scores, words) = (&mut weights.scores[n], &mut weights.words[n]);
+        if seen.is_empty() {
+            *words = [[0; LANES]; BLOCK_PAGES];
+            continue;
+        }
+        let mut scales = scales;
+        if seen.len() < pages * PAGE_TOKENS {
+            mask(scores, f32::NEG_INFINITY, &seen);
+            mask(&mut scales, 0.0, &seen);
+        }
+        let parts = pages * PAGE_PARTS;
+        let found = soften(&mut scores[..parts], &scales[..parts], strip.factors[n]);
+        quantize(&scores[..parts], found.inverse, words);
+        let (shrink, grow) = strip.running[n].join(found.running);
+        *step = Some((shrink, grow * found.unit));
+    }
+    gather::<S, N>(block, pages, &weights.words, &steps, strip);
+}
+
+/// Rows of words of two integers, and how far it is from one to the next.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    words: &'a [u32],
+    stride: usize,
+    /// Of the first register used.
+    column: usize,
+}
+
+/// Words that multiply rows: of row `r` and query `n` at `r · row_stride + n · query_stride`.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    words: &'a [u32],
+    row_stride: usize,
+    query_stride: usize,
+}
+
+/// sums[n] += Σ rows[r] · inputs[r][n] over `count` rows, `P` registers of each.
+#[allow(clippy::needless_range_loop, reason = "n and p index the inputs and rows too")]
+#[inline(always)]
+fn multiply<S: Simd, const N: usize, const P: usize>(
+    mut sums: [[S::Sums; P]; N],
+    count: usize,
+    rows: Rows<'_>,
+    inputs: Inputs<'_>,
+) -> [[S::Sums; P]; N] {
+    assert!(count == 0 || rows.words.len() >= (count - 1) * rows.stride + rows.column + P * LANES);
+    assert!(
+        count == 0 || inputs.words.len() > (count - 1) * inputs.row_stride + (N - 1) * inputs.query_stride
+    );
+    for r in 0..count {
+        for n in 0..N {
+            // SAFETY: r < count and n < N: the second assertion.
+            let pair =
+                unsafe { *inputs.words.get_unchecked(r * inputs.row_stride + n * inputs.query_stride) };
+            for p in 0..P {
+                // SAFETY: r < count and p < P: the first assertion.
+                let row = unsafe {
+                    &*rows.words.as_ptr().add(r * rows.stride + rows.column + p * LANES).cast::<Pairs>()
+                };
+                sums[n][p] = S::dot_pairs(sums[n][p], row, pair);
+            }
+        }
+    }
+    sums
+}
+
+/// Scores of each query with each token, in units of the query.
+#[inline(always)]
+fn score<S: Simd, const N: usize>(
+    block: &Block<'_>,
+    pages: usize,
+    queries: &[u32],
+    scores: &mut [[Lanes; PARTS]; STRIP_MAX],
+) {
+    let (pairs, inputs) = (queries.len() / N, Inputs { words: queries, row_stride: N, query_stride: 1 });
+    for (index, page) in block.pages[..pages].iter().enumerate() {
+        let rows = Rows { words: page.keys, stride: PAGE_TOKENS, column: 0 };
+        let scales = read_scales(page.key_scales);
+        if S::MANY_REGISTERS {
+            let zero = [[S::zero_sums(); PAGE_PARTS]; N];
+            let dots = multiply::<S, N, PAGE_PARTS>(zero, pairs, rows, inputs);
+            for n in 0..N {
+                for part in 0..PAGE_PARTS {
+                    scores[n][index * PAGE_PARTS + part] =
+                        scaled(S::sums_to_lanes(dots[n][part]), &scales[part]);
+                }
+            }
+        } else {
+            for part in 0..PAGE_PARTS {
+                let rows = Rows { column: part * LANES, ..rows };
+                let dots = multiply::<S, N, 1>([[S::zero_sums(); 1]; N], pairs, rows, inputs);
+                for n in 0..N {
+                    scores[n][index * PAGE_PARTS + part] =
+                        scaled(S::sums_to_lanes(dots[n][0]), &scales[part]);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn read_scales(words: &[u32]) -> [Lanes; PAGE_PARTS] {
+    let mut scales = [[0.0; LANES]; PAGE_PARTS];
+    for (scale, word) in scales.as_flattened_mut().iter_mut().zip(words) {
+        *scale = f32::from_bits(*word);
+    }
+    scales
+}
+
+#[inline(always)]
+fn scaled(values: Lanes, scales: &Lanes) -> Lanes {
+    let mut result = [0.0; LANES];
+    for lane in 0..LANES {
+        result[lane] = values[lane] * scales[lane];
+    }
+    result
+}
+
+/// Sets what lies outside `seen` to `value`.
+#[inline(always)]
+fn mask(parts: &mut [Lanes; PARTS], value: f32, seen: &Range<usize>) {
+    let (first, end) = (seen.start as u32, seen.end as u32);
+    for (part, lanes) in parts.iter_mut().enumerate() {
+        for (lane, kept) in lanes.iter_mut().enumerate() {
+            let token = (part * LANES + lane) as u32;
+            *kept = if token >= first && token < end { *kept } else { value };
+        }
+    }
+}
+
+/// A block's softmax by itself.
+struct Found {
+    running: Running,
+    /// From weights to integers, and back.
+    inverse: f32,
+    unit: f32,
+}
+
+/// Turns scores into weights: powers relative to the block's largest score, times the value's scale.
+#[inline(always)]
+fn soften(scores: &mut [Lanes], scales: &[Lanes], factor: f32) -> Found {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for part in scores.iter() {
+        for lane in 0..LANES {
+            largest[lane] = if part[lane] > largest[lane] { part[lane] } else { largest[lane] };
+        }
+    }
+    let max = maximum(largest);
+    let (mut total, mut weighted) = ([0.0; LANES], [0.0; LANES]);
+    for (part, scale) in scores.iter_mut().zip(scales) {
+        part.iter_mut().for_each(|score| *score = (*score - max) * factor);
+        let powers = exp2(*part);
+        for lane in 0..LANES {
+            total[lane] += powers[lane];
+            part[lane] = powers[lane] * scale[lane];
+            weighted[lane] += part[lane];
+        }
+    }
+    let weight = sum(weighted);
+    Found {
+        running: Running { max: max * factor, sum: sum(total) },
+        // NaN compares false and stays in the unit.
+        inverse: if weight > 1e-30 { WEIGHT_UNITS / weight } else { 0.0 },
+        unit: weight / WEIGHT_UNITS,
+    }
+}
+
+#[inline(always)]
+fn maximum(lanes: Lanes) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for i in 0..8 {
+        eight[i] = larger(lanes[i], lanes[i + 8]);
+    }
+    for i in 0..4 {
+        four[i] = larger(eight[i], eight[i + 4]);
+    }
+    larger(larger(four[0], four[2]), larger(four[1], four[3]))
+}
+
+#[inline(always)]
+fn quantize(weights: &[Lanes], inverse: f32, words: &mut [Pairs; BLOCK_PAGES]) {
+    for ([low, high], words) in weights.as_chunks::<PAGE_PARTS>().0.iter().zip(words) {
+        for lane in 0..LANES {
+            let bits = |weight: f32| weight.mul_add(inverse, ROUND).to_bits();
+            words[lane] = bits(low[lane]) & 0xFFFF | bits(high[lane]) << 16;
+        }
+    }
+}
+
+/// values = values · shrink + (weights · page values) · grow, for each query that sees something.
+#[inline(always)]
+fn gather<S: Simd, const N: usize>(
+    block: &Block<'_>,
+    pages: usize,
+    weights: &[[Pairs; BLOCK_PAGES]; STRIP_MAX],
+    steps: &[Option<(f32, f32)>; N],
+    strip: &mut Strip<'_>,
+) {
+    let parts = strip.padded_dim / LANES;
+    let mut part = 0;
+    while S::MANY_REGISTERS && part + 2 <= parts {
+        gather_parts::<S, N, 2>(block, pages, weights, steps, strip, part);
+        part += 2;
+    }
+    while part < parts {
+        gather_parts::<S, N, 1>(block, pages, weights, steps, strip, part);
+        part += 1;
+    }
+}
+
+#[inline(always)]
+fn gather_parts<S: Simd, const N: usize, const P: usize>(
+    block: &Block<'_>,
+    pages: usize,
+    weights: &[[Pairs; BLOCK_PAGES]; STRIP_MAX],
+    steps: &[Option<(f32, f32)>; N],
+    strip: &mut Strip<'_>,
+    part: usize,
+) {
+    let mut sums = [[S::zero_sums(); P]; N];
+    for (index, page) in block.pages[..pages].iter().enumerate() {
+        let rows = Rows { words: page.values, stride: strip.padded_dim, column: part * LANES };
+        let words = &weights.as_flattened().as_flattened()[index * VALUE_ROWS..];
+        let inputs = Inputs { words, row_stride: 1, query_stride: BLOCK_PAGES * VALUE_ROWS };
+        sums = multiply::<S, N, P>(sums, VALUE_ROWS, rows, inputs);
+    }
+    for (n, values) in strip.values.chunks_exact_mut(strip.padded_dim).enumerate().take(N) {
+        let Some((shrink, grow)) = steps[n] else { continue };
+        let values = &mut values.as_chunks_mut::<LANES>().0[part..][..P];
+        for (values, sums) in values.iter_mut().zip(&sums[n]) {
+            let sums = S::sums_to_lanes(*sums);
+            for lane in 0..LANES {
+                values[lane] = sums[lane].mul_add(grow, values[lane] * shrink);
+            }
+        }
+    }
+}
