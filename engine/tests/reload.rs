@@ -84,8 +84,9 @@ fn memory_comes_back_when_a_model_goes_while_another_runs() {
         assert!(unloading.bytes() > 80 * MIB);
         assert!(unloading.wait(Duration::from_secs(30)));
         assert_eq!(engine.stats().memory_bytes_used, used - unloading.bytes());
-        // The last of it goes back to the system a moment later.
-        let most = (loaded - 60 * MIB).min(before + 40 * MIB);
+        // The last of it goes back to the system a moment later, and the allocator keeps the tops of its
+        // arenas, where loading had its small buffers: less than the weights of a model that stays.
+        let most = (loaded - 40 * MIB).min(before + 60 * MIB);
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut after = resident_bytes();
         while after > most && Instant::now() < deadline {
