@@ -1,6 +1,7 @@
 //! The bytes each token stands for, decided once at load from the way the vocabulary spells its tokens.
 
 use serde_json::Value;
+use tokenizers::Model;
 
 use super::bound::bytes_per_token_max;
 
@@ -94,14 +95,25 @@ impl Pieces {
 /// Highest id a vocabulary may name; beyond it a hostile file would make the tables above huge.
 const IDS_MAX: u32 = 1 << 22;
 
+/// Names of the model's own tokens; as long as the highest id of those and of added tokens asks for.
 fn names_by_id(inner: &tokenizers::Tokenizer) -> Vec<Option<String>> {
-    let vocabulary = inner.get_vocab(true);
-    let highest = vocabulary.values().copied().filter(|id| *id < IDS_MAX).max();
-    let mut names = vec![None; highest.map_or(0, |id| id as usize + 1)];
-    for (name, id) in vocabulary {
-        if let Some(slot) = names.get_mut(id as usize) {
-            *slot = Some(name);
+    let model = inner.get_model();
+    let added = inner.get_added_tokens_decoder().into_keys().filter(|id| *id < IDS_MAX).max();
+    let mut left = model.get_vocab_size();
+    let mut names = Vec::with_capacity(left.min(IDS_MAX as usize));
+    // Ids may have gaps, so the count of tokens does not say the highest.
+    for id in 0..IDS_MAX {
+        if left == 0 && added.is_none_or(|added| id > added) {
+            break;
         }
+        let name = model.id_to_token(id);
+        left = left.saturating_sub(usize::from(name.is_some()));
+        names.push(name);
+    }
+    while let Some(None) = names.last()
+        && added.is_none_or(|added| names.len() > added as usize + 1)
+    {
+        names.pop();
     }
     names
 }

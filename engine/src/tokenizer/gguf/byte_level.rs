@@ -17,7 +17,7 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     let pre = PreTokenizer::named(vocabulary.pre.as_deref())?;
     let ids = ids_by_name(vocabulary.tokens.iter().map(String::as_str));
     let model = BPE::builder()
-        .vocab_and_merges(ids.into_iter().collect::<ahash::AHashMap<_, _>>(), merges(vocabulary)?)
+        .vocab_and_merges(ids, merges(vocabulary)?)
         .ignore_merges(pre.whole_words_first)
         .build()
         .map_err(failed)?;

@@ -18,6 +18,7 @@ mod word_piece;
 
 use std::collections::HashSet;
 
+use ahash::AHashMap;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
@@ -202,11 +203,10 @@ impl GgufVocabulary {
 }
 
 /// Names to ids; of a name that occurs twice the first id counts.
-fn ids_by_name<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, u32)> {
-    let mut seen = HashSet::new();
-    (0u32..)
-        .zip(names)
-        .filter(|(_, name)| seen.insert(*name))
-        .map(|(id, name)| (name.to_owned(), id))
-        .collect()
+fn ids_by_name<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> AHashMap<String, u32> {
+    let mut ids = AHashMap::with_capacity(names.len());
+    for (id, name) in (0u32..).zip(names) {
+        ids.entry(name.to_owned()).or_insert(id);
+    }
+    ids
 }

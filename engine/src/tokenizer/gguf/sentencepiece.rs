@@ -2,8 +2,8 @@
 //! tokens whose concatenation is a third, the best-scored third first.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
+use ahash::AHashMap;
 use tokenizers::Tokenizer as Inner;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -28,10 +28,7 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
         byte_level::merges(vocabulary)?
     };
     let ids = ids_by_name(names.iter().map(String::as_str));
-    let mut model = BPE::builder()
-        .vocab_and_merges(ids.into_iter().collect::<ahash::AHashMap<_, _>>(), merges)
-        .byte_fallback(true)
-        .fuse_unk(true);
+    let mut model = BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = unknown(vocabulary) {
         model = model.unk_token(unknown);
     }
@@ -77,14 +74,16 @@ fn implied_merges(
         return Err(EngineError::Tokenizer("tokenizer.ggml.scores is missing".into()));
     }
     let spelt = |id: &usize| matches!(vocabulary.token_type(*id), TokenType::Normal | TokenType::UserDefined);
-    let ids: HashMap<&str, usize> =
+    let ids: AHashMap<&str, usize> =
         (0..names.len()).rev().filter(spelt).map(|id| (names[id].as_str(), id)).collect();
     let mut merges = Vec::new();
     for id in (0..names.len()).filter(spelt) {
         let whole = names[id].as_str();
         for (left_characters, (cut, _)) in whole.char_indices().enumerate().skip(1) {
             let (left, right) = whole.split_at(cut);
-            if let (Some(&left), Some(&right)) = (ids.get(left), ids.get(right)) {
+            if let Some(&left) = ids.get(left)
+                && let Some(&right) = ids.get(right)
+            {
                 merges.push(Merge { whole: id, left, right, left_characters });
             }
         }

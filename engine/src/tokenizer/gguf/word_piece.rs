@@ -24,7 +24,7 @@ pub(super) fn build(vocabulary: &GgufVocabulary) -> Result<Inner, EngineError> {
     }
     let ids = ids_by_name(names.iter().map(String::as_str));
     let model = WordPiece::builder()
-        .vocab(ids.into_iter().collect::<ahash::AHashMap<_, _>>())
+        .vocab(ids)
         .unk_token(unknown)
         .continuing_subword_prefix("##".to_owned())
         .max_input_chars_per_word(WORD_CHARACTERS_MAX)
