@@ -12,6 +12,7 @@ use crate::EngineError;
 use crate::batch::{Decoder, Encoder};
 use crate::files::{ModelFiles, bad_file};
 use crate::models::description::{Description, describe};
+use crate::models::parallel;
 use crate::models::pooling::Pooling;
 use crate::models::registry::{Kind, Parts};
 use crate::models::weights::Weights;
@@ -127,9 +128,13 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     let files = ModelFiles::open(options.path)?;
     let description = describe(&files)?;
     (options.progress)(0.0);
-    let tokenizer = Tokenizer::of_model(&files)?;
     let context_tokens = context_tokens(&files, &description, options)?;
-    let network = build(&files, &description, context_tokens, options)?;
+    let device = options.device.with_own_memory();
+    let (tokenizer, network) = parallel::both(
+        || Tokenizer::of_model(&files),
+        || build(&files, &description, context_tokens, &device, options.progress),
+    );
+    let (tokenizer, network) = (tokenizer?, network?);
     (options.progress)(1.0);
     let task = match &network {
         Network::Decoder(_) => Task::Generate,
@@ -154,7 +159,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
             tokenizer: Arc::new(tokenizer),
         },
         network,
-        device: options.device.clone(),
+        device,
         draft: None,
     })
 }
@@ -163,12 +168,13 @@ fn build(
     files: &ModelFiles,
     description: &Description,
     context_tokens: usize,
-    options: &LoadOptions<'_>,
+    device: &Device,
+    progress: &(dyn Fn(f32) + Sync),
 ) -> Result<Network, EngineError> {
     let Description { architecture, hyperparameters, .. } = description;
     (architecture.build)(&Parts {
         hyperparameters: hyperparameters.clone(),
-        weights: Weights::new(files, architecture.tensors, options.device, options.progress),
+        weights: Weights::new(files, architecture.tensors, device, progress),
         context_tokens,
         pooling: Pooling::read(files, hyperparameters.pooling_type)?,
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::kv::{KvCache, KvLayout, PagedRows};
 use crate::matmul::{self, Linear, Precision, SendPtr};
+use crate::memory::Arena;
 use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
@@ -25,6 +26,8 @@ pub struct CpuOptions {
 #[derive(Clone)]
 pub struct Device {
     pool: Arc<WorkerPool>,
+    /// Of packed weights.
+    memory: Arc<Arena>,
     isa: Isa,
     /// See [`Device::in_f32`].
     f32_weights: bool,
@@ -41,7 +44,13 @@ impl Device {
         };
         let threads =
             options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        Ok(Device { pool: Arc::new(WorkerPool::new(threads)), isa, f32_weights: false, packs_aside: false })
+        Ok(Device {
+            pool: Arc::new(WorkerPool::new(threads)),
+            memory: Arc::default(),
+            isa,
+            f32_weights: false,
+            packs_aside: false,
+        })
     }
 
     /// The same device, packing every matrix as f32: nothing is rounded to int8. Many times slower and
@@ -50,10 +59,16 @@ impl Device {
         Device { f32_weights: true, ..self }
     }
 
-    /// The same device, packing on the calling thread alone: ops of its clones go on meanwhile, and only
-    /// [`Device::pack`] may be called from a thread of its own.
+    /// The same device for a load that happens while ops of its clones go on: [`Device::packing_threads`]
+    /// is 1.
     pub fn packing_aside(self) -> Device {
         Device { packs_aside: true, ..self }
+    }
+
+    /// The same device, whose packed weights share no memory with those packed before: dropping all of them
+    /// gives all of it back.
+    pub fn with_own_memory(&self) -> Device {
+        Device { memory: Arc::default(), ..self.clone() }
     }
 
     pub fn isa(&self) -> Isa {
@@ -64,8 +79,13 @@ impl Device {
         self.pool.threads()
     }
 
+    /// Threads that should call [`Device::pack`] at the same time.
+    pub fn packing_threads(&self) -> usize {
+        if self.packs_aside { 1 } else { self.threads() }
+    }
+
     /// Packs a weight matrix for this device's [`Device::linear`]; quantised ones read their inputs with
-    /// `precision`.
+    /// `precision`. Runs on the calling thread: whoever has many calls it from several.
     pub fn pack(
         &self,
         weight: WeightView<'_>,
@@ -75,14 +95,12 @@ impl Device {
         if let Some(bias) = &bias {
             assert_eq!(bias.len(), weight.rows, "one bias an output");
         }
-        let aside = self.packs_aside.then(|| WorkerPool::new(1));
-        let pool = aside.as_ref().unwrap_or(&self.pool);
         if self.f32_weights {
             let bytes: Vec<u8> = weight.to_f32().iter().flat_map(|value| value.to_le_bytes()).collect();
             let weight = WeightView { format: Format::F32, bytes: &bytes, ..weight };
-            return Linear::pack(weight, bias, precision, pool);
+            return Linear::pack(weight, bias, precision, &self.memory, self.isa);
         }
-        Linear::pack(weight, bias, precision, pool)
+        Linear::pack(weight, bias, precision, &self.memory, self.isa)
     }
 
     /// A cache of `pages` pages.

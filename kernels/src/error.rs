@@ -13,6 +13,9 @@ pub enum KernelError {
     /// A row length that the format cannot hold.
     #[error("rows of {columns} values do not divide into blocks of {block} ({format})")]
     PartialBlock { columns: usize, block: usize, format: &'static str },
+    /// The system gives no more memory.
+    #[error("the system has no {bytes} bytes of memory left; take a smaller model or a smaller format")]
+    OutOfMemory { bytes: usize },
     /// Reading or mapping a file failed.
     #[error("cannot map {path}: {source}")]
     Map { path: String, source: std::io::Error },

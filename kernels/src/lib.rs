@@ -7,6 +7,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`mapping`] | read-only memory maps of weight files |
+//! | `memory` | the memory of packed weights |
 //! | [`quant`] | block formats of GGUF: sizes, structs, scalar dequantisation |
 //! | [`isa`] | which instruction set this process uses |
 //! | [`host`] | advice to the operating system |
@@ -26,6 +27,7 @@ pub mod isa;
 pub mod kv;
 pub mod mapping;
 mod matmul;
+mod memory;
 pub mod ops;
 pub mod pool;
 pub mod quant;

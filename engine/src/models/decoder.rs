@@ -16,6 +16,7 @@ use crate::EngineError;
 use crate::batch::{Batch, Decoder, WeightCounts};
 use crate::model::Network;
 use crate::models::config::Hyperparameters;
+use crate::models::parallel;
 use crate::models::registry::Parts;
 use crate::models::rope::{Rope, Scaling};
 use crate::models::weights::Weights;
@@ -117,9 +118,7 @@ struct Scratch {
 pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineError> {
     let (h, weights) = (&parts.hyperparameters, &parts.weights);
     let embedding = weights.table("token_embd", h.vocabulary, h.hidden)?;
-    let output = build_output(h, weights, embedding.rows())?;
-    let layers =
-        (0..h.layers).map(|layer| build_layer(h, weights, options, layer)).collect::<Result<_, _>>()?;
+    let (output, layers) = build_matrices(h, weights, options, embedding.rows())?;
     let ropes = rope_tables(h, options.rope_style, parts.context_tokens);
     let scale = options.attention_scale.or(h.attention_scale).unwrap_or(1.0 / (h.head_dim as f32).sqrt());
     Ok(Network::Decoder(Box::new(DecoderStack {
@@ -147,6 +146,35 @@ pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineErro
         output_norm: weights.vector("output_norm.weight", h.hidden, options.norm_offset)?,
         output,
     })))
+}
+
+/// The output projection and all layers, on all of the machine's cores.
+fn build_matrices(
+    h: &Hyperparameters,
+    weights: &Weights<'_>,
+    options: &Options,
+    vocabulary: usize,
+) -> Result<(Linear, Vec<Layer>), EngineError> {
+    let mut output = None;
+    // The projection is the largest part, so it is begun first.
+    let threads = weights.device().packing_threads();
+    let parts = parallel::each(threads, h.layers + 1, |part| match part.checked_sub(1) {
+        None => build_output(h, weights, vocabulary).map(Part::Output),
+        Some(layer) => build_layer(h, weights, options, layer).map(|layer| Part::Layer(Box::new(layer))),
+    })?;
+    let mut layers = Vec::with_capacity(h.layers);
+    for part in parts {
+        match part {
+            Part::Output(linear) => output = Some(linear),
+            Part::Layer(layer) => layers.push(*layer),
+        }
+    }
+    Ok((output.expect("part 0 is the output projection"), layers))
+}
+
+enum Part {
+    Output(Linear),
+    Layer(Box<Layer>),
 }
 
 /// The output projection, which is the embedding where the file has no other.

@@ -12,6 +12,7 @@ use crate::EngineError;
 use crate::batch::Encoder;
 use crate::model::Network;
 use crate::models::config::Hyperparameters;
+use crate::models::parallel;
 use crate::models::pooling::Pooling;
 use crate::models::registry::Parts;
 use crate::models::weights::Weights;
@@ -93,8 +94,8 @@ pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineErro
     let positions = (!options.rotary).then(|| build_positions(parts, options)).transpose()?;
     // Every row takes type 0, so a file without the table is one whose types add nothing.
     let token_types = weights.has("token_types")?.then(|| weights.table("token_types", None, h.hidden));
-    let layers =
-        (0..h.layers).map(|layer| build_layer(h, weights, options, layer)).collect::<Result<_, _>>()?;
+    let threads = weights.device().packing_threads();
+    let layers = parallel::each(threads, h.layers, |layer| build_layer(h, weights, options, layer))?;
     Ok(Network::Encoder(Box::new(EncoderStack {
         device: weights.device().clone(),
         attention: AttentionParams {

@@ -11,6 +11,7 @@
 //! | [`rope`] | rotary scaling: linear, llama3, yarn, longrope |
 //! | [`weights`], [`names`] | tensors by their GGUF names, whatever the file calls them |
 //! | [`decoder`], [`encoder`] | the two stacks; an architecture's file states how it differs |
+//! | [`parallel`] | several parts of a load at once |
 //! | [`pooling`] | rows of an encoder to one vector |
 
 pub mod config;
@@ -19,6 +20,7 @@ pub mod description;
 pub mod encoder;
 pub mod fields;
 pub mod names;
+pub mod parallel;
 pub mod pooling;
 pub mod registry;
 pub mod rope;

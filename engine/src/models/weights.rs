@@ -1,8 +1,9 @@
-//! A network's tensors by their GGUF names, shapes checked, packed for a device as they are taken.
+//! A network's tensors by their GGUF names, shapes checked, packed for a device as they are taken, from
+//! several threads if need be.
 //!
 //! Names are given without `.weight`; a `.bias` beside a matrix is taken along where the file has one.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernels::{Device, KernelError, Linear, Precision, Table, Vector, WeightView};
 
@@ -21,7 +22,7 @@ pub struct Weights<'a> {
     /// What the file calls tensors; `None` for GGUF, whose names are ours.
     names: Option<(&'static Names, &'static str)>,
     progress: &'a (dyn Fn(f32) + Sync),
-    taken_bytes: Cell<usize>,
+    taken_bytes: AtomicUsize,
     all_bytes: usize,
 }
 
@@ -38,7 +39,7 @@ impl<'a> Weights<'a> {
             ModelFiles::Folder(_) => Some((names, root_of(files, names))),
         };
         let all_bytes = files.entries().map(|entry| entry.range.len()).sum();
-        Weights { files, device, names, progress, taken_bytes: Cell::new(0), all_bytes }
+        Weights { files, device, names, progress, taken_bytes: AtomicUsize::new(0), all_bytes }
     }
 
     pub fn device(&self) -> &'a Device {
@@ -203,9 +204,9 @@ impl<'a> Weights<'a> {
     }
 
     fn advance(&self, bytes: usize) {
-        self.taken_bytes.set(self.taken_bytes.get() + bytes);
+        let taken_bytes = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         // A tied output projection takes the embedding twice, hence the cap.
-        (self.progress)((self.taken_bytes.get() as f32 / self.all_bytes.max(1) as f32).min(1.0));
+        (self.progress)((taken_bytes as f32 / self.all_bytes.max(1) as f32).min(1.0));
     }
 }
 

@@ -23,12 +23,30 @@ impl DenseKind {
 /// Columns one call takes together, descending: 6 columns are 12 AVX2 registers of sums.
 pub const WIDTHS: &[usize] = &[6, 4, 2, 1];
 
-/// Packs up to 16 rows of `bytes_each` little-endian bytes a value.
-pub fn pack_panel(kind: DenseKind, rows: &[&[u8]], panel: &mut [u8]) {
-    let bytes = kind.bytes();
-    for (row, source) in rows.iter().enumerate() {
-        for (k, value) in source.chunks_exact(bytes).enumerate() {
-            panel[(k * LANES + row) * bytes..][..bytes].copy_from_slice(value);
+/// Packs up to 16 rows of `columns` little-endian values, one after another in `source`.
+pub fn pack_panel(isa: crate::Isa, kind: DenseKind, source: &[u8], columns: usize, panel: &mut [u8]) {
+    match kind {
+        DenseKind::F32 => pack_values::<4>(isa, source, columns, panel),
+        DenseKind::F16 | DenseKind::BF16 => pack_values::<2>(isa, source, columns, panel),
+    }
+}
+
+per_isa!(
+    fn pack_values<const BYTES: usize> = pack_values_body<BYTES>(source: &[u8], columns: usize, panel: &mut [u8])
+);
+
+/// Turns 16 columns at a time, which all rows have in two cache lines or fewer.
+#[inline(always)]
+fn pack_values_body<S: Simd, const BYTES: usize>(source: &[u8], columns: usize, panel: &mut [u8]) {
+    let (panel, _) = panel.as_chunks_mut::<BYTES>();
+    let (values, _) = source.as_chunks::<BYTES>();
+    for first in (0..columns).step_by(LANES) {
+        let count = LANES.min(columns - first);
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            let run = &mut panel[first * LANES..][..count * LANES];
+            for (place, value) in run.iter_mut().skip(row).step_by(LANES).zip(&values[first..][..count]) {
+                *place = *value;
+            }
         }
     }
 }

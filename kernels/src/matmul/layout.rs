@@ -173,6 +173,7 @@ pub(crate) use for_each_packing;
 
 impl Packing {
     /// The layout a quantised format is packed to; `None` for plain floats.
+    #[inline]
     pub fn of(format: Format) -> Option<Packing> {
         Some(match format {
             Format::F32 | Format::F16 | Format::BF16 => return None,

@@ -40,6 +40,7 @@ use layout::{BLOCK, EXPANDED_BLOCK, PANEL_ROWS, Packing};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{sdot, smmla};
 
+use crate::memory::{Arena, Piece};
 use crate::pool::WorkerPool;
 use crate::quant::Format;
 use crate::tensor::{Tensor, Vector, WeightView};
@@ -75,8 +76,8 @@ pub struct Linear {
     /// Of one panel.
     code_bytes: usize,
     scale_bytes: usize,
-    codes: AlignedBytes,
-    scales: AlignedBytes,
+    codes: Piece,
+    scales: Piece,
     bias: Option<Vector>,
     precision: Precision,
 }
@@ -88,12 +89,13 @@ enum Kind {
 }
 
 impl Linear {
-    /// Packs `weight`, panels in parallel.
+    /// Packs `weight`, on the calling thread.
     pub(crate) fn pack(
         weight: WeightView<'_>,
         bias: Option<Vector>,
         precision: Precision,
-        pool: &WorkerPool,
+        memory: &Arena,
+        isa: Isa,
     ) -> Result<Linear, KernelError> {
         let WeightView { format, rows, columns, bytes } = weight;
         crate::tensor::check_size(format, rows, columns, bytes.len())?;
@@ -103,50 +105,30 @@ impl Linear {
             Kind::Dense(kind) => ((columns * PANEL_ROWS * kind.bytes()).next_multiple_of(64), 0),
         };
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut linear = Linear {
-            kind,
-            rows,
-            columns,
-            code_bytes,
-            scale_bytes,
-            codes: AlignedBytes::zeroed(panels * code_bytes),
-            scales: AlignedBytes::zeroed(panels * scale_bytes),
-            bias,
-            precision,
-        };
-        linear.fill(weight, panels, pool);
+        let codes = memory.zeroed(panels * code_bytes)?;
+        let scales = memory.zeroed(panels * scale_bytes)?;
+        let mut linear =
+            Linear { kind, rows, columns, code_bytes, scale_bytes, codes, scales, bias, precision };
+        linear.fill(weight, isa);
         Ok(linear)
     }
 
-    fn fill(&mut self, weight: WeightView<'_>, panels: usize, pool: &WorkerPool) {
+    fn fill(&mut self, weight: WeightView<'_>, isa: Isa) {
         if weight.bytes.is_empty() {
             return;
         }
-        let row_bytes = weight.bytes.len() / weight.rows;
-        let codes = SendPtr(self.codes.as_mut_ptr());
-        let scales = SendPtr(self.scales.as_mut_ptr());
-        let (kind, code_bytes, scale_bytes) = (self.kind, self.code_bytes, self.scale_bytes);
-        pool.split(panels, 1, &|range| {
-            for panel in range {
-                let rows: Vec<&[u8]> = weight.bytes[panel * PANEL_ROWS * row_bytes..]
-                    .chunks_exact(row_bytes)
-                    .take(PANEL_ROWS)
-                    .collect();
-                // SAFETY: each panel is one thread's alone, and both buffers hold `panels` of them.
-                let (codes, scales) = unsafe {
-                    (
-                        std::slice::from_raw_parts_mut(codes.get().add(panel * code_bytes), code_bytes),
-                        std::slice::from_raw_parts_mut(scales.get().add(panel * scale_bytes), scale_bytes),
-                    )
-                };
-                match kind {
-                    Kind::Quantized(packing) => {
-                        pack::pack_panel(weight.format, packing, &rows, codes, scales);
-                    }
-                    Kind::Dense(kind) => dense::pack_panel(kind, &rows, codes),
+        let panel_source = weight.bytes.len() / weight.rows * PANEL_ROWS;
+        let (code_bytes, scale_bytes) = (self.code_bytes, self.scale_bytes);
+        for (panel, source) in weight.bytes.chunks(panel_source).enumerate() {
+            let codes = &mut self.codes[panel * code_bytes..][..code_bytes];
+            let scales = &mut self.scales[panel * scale_bytes..][..scale_bytes];
+            match self.kind {
+                Kind::Quantized(_) => {
+                    pack::pack_panel(isa, weight.format, source, self.columns, codes, scales);
                 }
+                Kind::Dense(kind) => dense::pack_panel(isa, kind, source, self.columns, codes),
             }
-        });
+        }
     }
 
     /// Values a row of the result has.
@@ -488,36 +470,5 @@ fn pick_expanded_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => PanelKernel::Unsafe(avx2::expanded_kernel(packing, width)),
         _ => pick_kernel(isa, packing, width),
-    }
-}
-
-/// Bytes that begin at a multiple of 64.
-struct AlignedBytes {
-    chunks: Vec<Chunk>,
-    length: usize,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Chunk([u8; 64]);
-
-impl AlignedBytes {
-    fn zeroed(length: usize) -> AlignedBytes {
-        let count = length.div_ceil(64);
-        let mut chunks = crate::host::vec_in_huge_pages(count);
-        chunks.resize(count, Chunk([0; 64]));
-        AlignedBytes { chunks, length }
-    }
-
-    fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.chunks.as_mut_ptr().cast()
-    }
-}
-
-impl std::ops::Deref for AlignedBytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        // SAFETY: `chunks` are 64 plain bytes each, and `length` does not exceed them.
-        unsafe { std::slice::from_raw_parts(self.chunks.as_ptr().cast(), self.length) }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::layout::{BLOCK, PANEL_ROWS, Packing, SUPER_BLOCKS};
 use crate::quant::Format;
+use crate::simd::{Simd, per_isa};
 
 /// One file block taken apart: codes as they are stored (before offset or table), and its factors.
 struct RawBlock {
@@ -18,18 +19,51 @@ struct RawBlock {
 const EMPTY: RawBlock =
     RawBlock { codes: [0; 256], scale: 0, minimum: 0, sub_scales: [0; 16], sub_minima: [0; 16] };
 
-/// Packs up to 16 rows (`rows`: each one row's bytes) into one panel. `codes` and `scales` have
-/// [`Packing::panel_bytes`] bytes and are zeroed; missing rows stay zero.
-pub fn pack_panel(format: Format, packing: Packing, rows: &[&[u8]], codes: &mut [u8], scales: &mut [u8]) {
+per_isa!(
+    /// Packs up to 16 rows of `columns` inputs, one after another in `source`, into one panel. `codes` and
+    /// `scales` have [`Packing::panel_bytes`] bytes and are zeroed; missing rows stay zero.
+    pub fn pack_panel = pack_panel_body(
+        format: Format,
+        source: &[u8],
+        columns: usize,
+        codes: &mut [u8],
+        scales: &mut [u8],
+    )
+);
+
+/// Each format gets its own loop, in which what depends on the format is known to the compiler.
+#[inline(always)]
+fn pack_panel_body<S: Simd>(
+    format: Format,
+    source: &[u8],
+    columns: usize,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) {
+    macro_rules! with_known_format {
+        ($($format:ident)*) => {
+            match format {
+                $(Format::$format => pack_rows(Format::$format, source, columns, codes, scales),)*
+                Format::F32 | Format::F16 | Format::BF16 => unreachable!("plain floats have no codes"),
+            }
+        };
+    }
+    with_known_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4);
+}
+
+#[inline(always)]
+fn pack_rows(format: Format, source: &[u8], columns: usize, codes: &mut [u8], scales: &mut [u8]) {
+    let packing = Packing::of(format).expect("formats with codes have a layout");
     let (block_values, block_bytes) = format.block();
+    let blocks_each = block_values / BLOCK;
+    let row_bytes = columns / block_values * block_bytes;
     let mut raw = EMPTY;
-    for (row, bytes) in rows.iter().enumerate() {
-        for (index, block) in bytes.chunks_exact(block_bytes).enumerate() {
-            take_apart(format, block, &mut raw);
-            let blocks_each = block_values / BLOCK;
+    for index in 0..columns / block_values {
+        for (row, bytes) in source.chunks_exact(row_bytes).take(PANEL_ROWS).enumerate() {
+            take_apart(format, &bytes[index * block_bytes..][..block_bytes], &mut raw);
             for sub in 0..blocks_each {
                 let at = index * blocks_each + sub;
-                put_codes(packing, codes, at, row, &raw.codes[sub * BLOCK..][..BLOCK]);
+                put_codes(packing, codes, at, row, &raw.codes.as_chunks().0[sub]);
                 put_scales(packing, scales, at, row, sub, &raw);
             }
         }
@@ -37,6 +71,7 @@ pub fn pack_panel(format: Format, packing: Packing, rows: &[&[u8]], codes: &mut 
 }
 
 /// Bits beside the nibble, and bytes a block.
+#[inline(always)]
 fn code_shape(packing: Packing) -> (u32, usize) {
     use Packing::*;
     match packing {
@@ -53,30 +88,39 @@ fn code_shape(packing: Packing) -> (u32, usize) {
     }
 }
 
-/// Writes one row's 32 codes of block `block`, four of a group at a time.
-fn put_codes(packing: Packing, panel: &mut [u8], block: usize, row: usize, codes: &[u8]) {
+/// Writes one row's 32 codes of block `block`, two groups of four at a time.
+#[inline(always)]
+fn put_codes(packing: Packing, panel: &mut [u8], block: usize, row: usize, codes: &[u8; BLOCK]) {
     let (high_bits, bytes) = code_shape(packing);
+    // 64 bytes a run, of which each row has one word.
     let panel = &mut panel[block * bytes..][..bytes];
-    let mut put = |run: usize, word: u32| {
-        panel[run * 64 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    let mut put = |run: usize, word: u64| {
+        panel[run * 64 + row * 4..][..4].copy_from_slice(&(word as u32).to_le_bytes());
     };
-    let groups: [u32; 8] = std::array::from_fn(|group| {
-        let code = |j: usize| u32::from(codes[group * 4 + j]);
-        code(0) | code(1) << 8 | code(2) << 16 | code(3) << 24
-    });
+    let mut pairs = [0_u64; 4];
+    for (pair, bytes) in pairs.iter_mut().zip(codes.as_chunks().0) {
+        *pair = u64::from_le_bytes(*bytes);
+    }
     if high_bits == 4 {
-        return groups.into_iter().enumerate().for_each(|(group, word)| put(group, word));
+        for (z, pair) in pairs.into_iter().enumerate() {
+            put(2 * z, pair);
+            put(2 * z + 1, pair >> 32);
+        }
+        return;
     }
-    for z in 0..4 {
-        put(z, groups[2 * z] & 0x0F0F_0F0F | (groups[2 * z + 1] & 0x0F0F_0F0F) << 4);
+    for (z, pair) in pairs.into_iter().enumerate() {
+        put(z, pair & 0x0F0F_0F0F | pair >> 28 & 0xF0F0_F0F0);
     }
-    let high = |group: usize, mask: u32| groups[group] >> 4 & mask;
+    // The bits above the nibble of a pair's first group at `shift`, those of its second right above.
+    let high = |pair: u64, mask: u64, shift: usize| {
+        (pair >> 4 & mask) << shift | (pair >> 36 & mask) << (shift + high_bits as usize)
+    };
     match high_bits {
-        1 => put(4, (0..8).fold(0, |word, group| word | high(group, 0x0101_0101) << group)),
+        1 => put(4, (0..4).fold(0, |word, z| word | high(pairs[z], 0x0101_0101, 2 * z))),
         2 => {
             for half in 0..2 {
-                let word = (0..4).fold(0, |word, g| word | high(half * 4 + g, 0x0303_0303) << (2 * g));
-                put(4 + half, word);
+                let mask = 0x0303_0303;
+                put(4 + half, high(pairs[2 * half], mask, 0) | high(pairs[2 * half + 1], mask, 4));
             }
         }
         _ => {}
@@ -84,6 +128,7 @@ fn put_codes(packing: Packing, panel: &mut [u8], block: usize, row: usize, codes
 }
 
 /// Writes one row's scales of block `block`, the `sub`-th of its file block.
+#[inline(always)]
 fn put_scales(packing: Packing, panel: &mut [u8], block: usize, row: usize, sub: usize, raw: &RawBlock) {
     use Packing::*;
     let mut put_half = |at: usize, bits: u16| panel[at..at + 2].copy_from_slice(&bits.to_le_bytes());
@@ -121,6 +166,7 @@ fn put_scales(packing: Packing, panel: &mut [u8], block: usize, row: usize, sub:
 }
 
 /// Reads one file block. Layouts: `ggml-common.h`; meanings: [`crate::quant`].
+#[inline(always)]
 fn take_apart(format: Format, block: &[u8], raw: &mut RawBlock) {
     let half = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
     match format {
@@ -177,6 +223,7 @@ fn take_apart(format: Format, block: &[u8], raw: &mut RawBlock) {
     }
 }
 
+#[inline(always)]
 fn take_apart_q6_k(block: &[u8], raw: &mut RawBlock) {
     raw.scale = u16::from_le_bytes([block[208], block[209]]);
     for (i, scale) in raw.sub_scales.iter_mut().enumerate() {
@@ -196,6 +243,7 @@ fn take_apart_q6_k(block: &[u8], raw: &mut RawBlock) {
     }
 }
 
+#[inline(always)]
 fn take_apart_q3_k(block: &[u8], raw: &mut RawBlock) {
     raw.scale = u16::from_le_bytes([block[108], block[109]]);
     let packed = &block[96..108];
@@ -213,6 +261,7 @@ fn take_apart_q3_k(block: &[u8], raw: &mut RawBlock) {
     }
 }
 
+#[inline(always)]
 fn take_apart_q2_k(block: &[u8], raw: &mut RawBlock) {
     raw.scale = u16::from_le_bytes([block[80], block[81]]);
     raw.minimum = negative(u16::from_le_bytes([block[82], block[83]]));
@@ -225,6 +274,7 @@ fn take_apart_q2_k(block: &[u8], raw: &mut RawBlock) {
     }
 }
 
+#[inline(always)]
 fn take_apart_iq4_xs(block: &[u8], raw: &mut RawBlock) {
     raw.scale = u16::from_le_bytes([block[0], block[1]]);
     let high = u16::from_le_bytes([block[2], block[3]]);
@@ -236,6 +286,7 @@ fn take_apart_iq4_xs(block: &[u8], raw: &mut RawBlock) {
 }
 
 /// Low nibbles of all bytes, then their high nibbles.
+#[inline(always)]
 fn nibbles(bytes: &[u8], codes: &mut [u8]) {
     for (i, byte) in bytes.iter().enumerate() {
         codes[i] = byte & 0x0F;
@@ -244,6 +295,7 @@ fn nibbles(bytes: &[u8], codes: &mut [u8]) {
 }
 
 /// Bit `i` of the 32-bit word is bit 4 of code `i`.
+#[inline(always)]
 fn fifth_bits(word: &[u8], codes: &mut [u8]) {
     for (i, code) in codes.iter_mut().take(32).enumerate() {
         *code |= (word[i / 8] >> (i % 8) & 1) << 4;
@@ -251,6 +303,7 @@ fn fifth_bits(word: &[u8], codes: &mut [u8]) {
 }
 
 /// The 12 bytes of Q4_K and Q5_K: eight 6-bit scales and eight 6-bit minima.
+#[inline(always)]
 fn six_bit_scales(packed: &[u8], raw: &mut RawBlock) {
     for j in 0..4 {
         raw.sub_scales[j] = (packed[j] & 63) as i8;
@@ -261,6 +314,7 @@ fn six_bit_scales(packed: &[u8], raw: &mut RawBlock) {
 }
 
 /// Flips the sign of f16 bits.
+#[inline(always)]
 fn negative(bits: u16) -> u16 {
     bits ^ 0x8000
 }

@@ -73,7 +73,7 @@ fn weights_of(
 
 fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<f32> {
     let pool = WorkerPool::new(threads);
-    let layer = Linear::pack(weight, None, Precision::Int8, &pool).unwrap();
+    let layer = Linear::pack(weight, None, Precision::Int8, &Arena::default(), isa).unwrap();
     let mut out = Tensor::default();
     linear(isa, &pool, x, &mut [(&layer, &mut out)]);
     out.values().to_vec()
@@ -123,7 +123,7 @@ fn the_error_is_that_of_rounding_the_inputs() {
             let mut floats = vec![0.0; rows * columns];
             dequantize(format, &bytes, &mut floats);
             let pool = WorkerPool::new(1);
-            let layer = Linear::pack(weight, None, precision, &pool).unwrap();
+            let layer = Linear::pack(weight, None, precision, &Arena::default(), Isa::best()).unwrap();
             let mut out = Tensor::default();
             linear(Isa::best(), &pool, &x, &mut [(&layer, &mut out)]);
             let error = error_power(out.values(), &floats, &x);
@@ -163,7 +163,7 @@ fn fifteen_bits_of_inputs_are_nearly_exact_and_equal_on_every_isa() {
             let mut reference: Option<Vec<f32>> = None;
             for_each_isa(|isa| {
                 let pool = WorkerPool::new(2);
-                let layer = Linear::pack(weight, None, Precision::Int15, &pool).unwrap();
+                let layer = Linear::pack(weight, None, Precision::Int15, &Arena::default(), isa).unwrap();
                 let mut out = Tensor::default();
                 linear(isa, &pool, &x, &mut [(&layer, &mut out)]);
                 let error = error_power(out.values(), &floats, &x);
@@ -193,9 +193,9 @@ fn layers_of_different_formats_share_one_call() {
         let pool = WorkerPool::new(2);
         let bias = Vector::new((0..24).map(|i| i as f32).collect());
         let layers = [
-            Linear::pack(views[0], None, Precision::Int8, &pool).unwrap(),
-            Linear::pack(views[1], Some(bias.clone()), Precision::Int8, &pool).unwrap(),
-            Linear::pack(views[2], None, Precision::Int8, &pool).unwrap(),
+            Linear::pack(views[0], None, Precision::Int8, &Arena::default(), isa).unwrap(),
+            Linear::pack(views[1], Some(bias.clone()), Precision::Int8, &Arena::default(), isa).unwrap(),
+            Linear::pack(views[2], None, Precision::Int8, &Arena::default(), isa).unwrap(),
         ];
         let (mut out_a, mut out_b, mut out_c) = (Tensor::default(), Tensor::default(), Tensor::default());
         linear(
