@@ -140,11 +140,6 @@ impl GenerationRunner {
         !actions.is_idle()
     }
 
-    /// Whether a step might compute something.
-    pub fn has_requests(&self) -> bool {
-        !self.requests.is_empty()
-    }
-
     /// When to look again although nothing happened.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.scheduler.next_deadline().map(|deadline| self.started + deadline)

@@ -1,7 +1,7 @@
 //! The engine's thread: it owns every model's network and cache, and does all the work.
 //!
-//! Models share the cores in turn, a step each; a step is bounded, and an embedding step that runs
-//! between steps of a chat model is kept short. With nothing to do the thread parks until a caller, or
+//! Chat models share the cores in turn, a step each; steps are bounded, and embedding models get a fixed
+//! part of the time beside them. With nothing to do the thread parks until a caller, or
 //! a client that reads again, wakes it.
 //!
 //! | file | what is in it |
@@ -13,6 +13,7 @@
 //! | `text.rs` | tokens to text, stop strings |
 //! | `stream.rs` | the sending end of an event stream |
 //! | `embedding.rs` | an embedding model |
+//! | `turns.rs` | what embeddings get beside chats |
 //! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
@@ -25,6 +26,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
+mod turns;
 
 use std::any::Any;
 use std::sync::atomic::Ordering;
@@ -41,6 +43,7 @@ pub(crate) use self::held::Resident;
 #[cfg(test)]
 pub(crate) use self::stream::EventSender;
 pub(crate) use self::stream::{StreamShared, event_channel};
+use self::turns::Turns;
 use crate::EngineOptions;
 use crate::handle::EngineStats;
 use crate::inbox::{Command, Inbox, Intake};
@@ -55,6 +58,7 @@ pub(crate) struct Runner {
     inbox: Arc<Inbox>,
     stats: Arc<Mutex<EngineStats>>,
     counters: Counters,
+    turns: Turns,
     options: EngineOptions,
     started: Instant,
 }
@@ -88,8 +92,8 @@ impl Runner {
         options: EngineOptions,
     ) -> Runner {
         let (models, freeing, counters) = (Vec::new(), Vec::new(), Counters::default());
-        let started = Instant::now();
-        Runner { models, residents, freeing, inbox, stats, counters, options, started }
+        let (turns, started) = (Turns::default(), Instant::now());
+        Runner { models, residents, freeing, inbox, stats, counters, turns, options, started }
     }
 
     pub fn add(&mut self, resident: Resident) {
@@ -145,19 +149,30 @@ impl Runner {
         Some(&mut held.runner)
     }
 
-    /// One step of each model. Returns whether any had something to do.
+    /// A step of each chat model, then of the embedding models as far as it is their turn. Returns whether
+    /// any had something to do.
     fn step(&mut self) -> bool {
-        let generating = self.models.iter().any(|held| held.runner.is_generating());
-        let embed_time_max = match generating {
-            true => self.options.mixed_embed_time_max,
-            false => self.options.embed_time_max,
-        };
-        let mut worked = false;
+        let before = Instant::now();
+        let mut chatted = false;
         for held in &mut self.models {
-            worked |= match &mut held.runner {
-                ModelRunner::Generate(runner) => runner.step(&self.inbox, &mut self.counters),
-                ModelRunner::Embed(runner) => runner.step(embed_time_max, &self.inbox, &mut self.counters),
-            };
+            if let ModelRunner::Generate(runner) = &mut held.runner {
+                chatted |= runner.step(&self.inbox, &mut self.counters);
+            }
+        }
+        match chatted {
+            true => self.turns.chats_ran(before.elapsed(), self.options.mixed_embed_time_max),
+            false => self.turns.chats_rested(),
+        }
+        let mut worked = chatted;
+        for held in &mut self.models {
+            let ModelRunner::Embed(runner) = &mut held.runner else { continue };
+            let alone = (!chatted).then_some(self.options.embed_time_max);
+            let Some(time_max) = alone.or_else(|| self.turns.embed_time()) else { continue };
+            let before = Instant::now();
+            if runner.step(time_max, &self.inbox, &mut self.counters) {
+                worked = true;
+                self.turns.embeddings_ran(before.elapsed());
+            }
         }
         worked
     }
@@ -217,12 +232,6 @@ impl Runner {
             }
         }
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
-    }
-}
-
-impl ModelRunner {
-    fn is_generating(&self) -> bool {
-        matches!(self, ModelRunner::Generate(runner) if runner.has_requests())
     }
 }
 
