@@ -13,7 +13,7 @@ use crate::memory::MemoryBudget;
 use crate::model::{LoadedModel, ModelInfo, Task};
 use crate::residents::{ModelLease, Residents};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
-use crate::{EngineError, Event, Request, Speculation};
+use crate::{EngineError, Event, PrefixOptions, Request, Speculation};
 
 /// Sizes and limits of one engine.
 #[derive(Clone, Debug)]
@@ -48,8 +48,8 @@ pub struct EngineOptions {
     pub kv_share_percent: usize,
     /// The models the engine starts with are never unloaded to make room for others.
     pub pin_first_models: bool,
-    /// Keep full pages of ended requests for those of the same tenant that begin with the same tokens.
-    pub prefix_cache: bool,
+    /// What is kept of prompts for those that begin with the same tokens.
+    pub prefix: PrefixOptions,
     /// Events buffered for a client that reads slowly; a full buffer pauses that sequence only.
     pub stream_backlog: usize,
     /// A sequence paused this long by its client is cancelled.
@@ -76,7 +76,7 @@ impl Default for EngineOptions {
             kv_bytes_max: 1 << 30,
             kv_share_percent: 50,
             pin_first_models: true,
-            prefix_cache: true,
+            prefix: PrefixOptions::default(),
             stream_backlog: 64,
             stalled_client_max: Duration::from_secs(60),
             speculation: Speculation::default(),
@@ -201,6 +201,8 @@ pub struct EngineStats {
     pub preemptions: u64,
     /// Cached pages given up for new ones.
     pub kv_evictions: u64,
+    /// Pages read back from disk.
+    pub kv_pages_restored: u64,
     pub steps: u64,
     /// Tokens guessed and computed ahead, and those that turned out right.
     pub guessed_tokens: u64,

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod model;
 pub mod models;
 pub mod pages;
+pub mod prefix;
 pub mod prompt;
 pub mod request;
 pub mod residents;
@@ -32,6 +33,8 @@ pub use batch::Batch;
 pub use error::EngineError;
 pub use handle::{EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
 pub use loading::{LoadPlan, Unloading};
+pub use pages::store::{PageStore, StoreKey, StoreOptions, StoreStats};
+pub use prefix::{PrefixOptions, PublicContent, PublicPrefix};
 pub use request::{
     Band, Caller, Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent,
     TokenLogprob, TopLogprob,

@@ -1,6 +1,7 @@
 //! A model ready to serve: weights on a device, tokenizer, template, limits.
 
 mod ends;
+mod identity;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +62,8 @@ pub struct LoadedModel {
     pub device: Device,
     /// A small model of the same vocabulary that guesses its next tokens.
     pub draft: Option<Box<dyn Decoder>>,
+    /// Differs between models whose files differ.
+    pub identity: [u8; 32],
 }
 
 impl LoadedModel {
@@ -126,6 +129,8 @@ pub struct LoadOptions<'a> {
 /// architecture, format or variant; `Io` when it cannot be read.
 pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     let files = ModelFiles::open(options.path)?;
+    let identity = identity::identity(options.path)
+        .map_err(|source| EngineError::Io { path: options.path.to_owned(), source })?;
     let description = describe(&files)?;
     (options.progress)(0.0);
     let context_tokens = context_tokens(&files, &description, options)?;
@@ -161,6 +166,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
         network,
         device,
         draft: None,
+        identity,
     })
 }
 

@@ -4,7 +4,6 @@
 //! through the sequence's pages, as a real network does. So a page that is shared, lost or reused too
 //! early changes the answer. The tokenizer has one token a byte, and the two ChatML marks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,20 +104,25 @@ pub fn tokens(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
 
-/// A chat model ready for [`crate::Engine::start`].
-pub fn chat_model(options: MockOptions) -> LoadedModel {
-    let info = ModelInfo {
-        name: options.name.clone(),
+/// What is said of a mock chat model.
+pub fn mock_info(name: &str, context_tokens: usize) -> ModelInfo {
+    ModelInfo {
+        name: name.to_owned(),
         architecture: "mock".to_owned(),
         task: Task::Generate,
-        context_tokens: options.context_tokens,
+        context_tokens,
         parameters: 0,
         created: 0,
         tokenizer: Arc::new(tokenizer()),
         chat_template: None,
-    };
+    }
+}
+
+/// A chat model ready for [`crate::Engine::start`].
+pub fn chat_model(options: MockOptions) -> LoadedModel {
+    let info = mock_info(&options.name, options.context_tokens);
     let network = Network::Decoder(Box::new(MockDecoder::new(options)));
-    LoadedModel { info, network, eos_tokens: vec![IM_END], device: device(), draft: None }
+    LoadedModel { info, network, eos_tokens: vec![IM_END], device: device(), draft: None, identity: [1; 32] }
 }
 
 /// An embedding model of 4 dimensions, whose steps take `step_time`: see [`MockEncoder`].
@@ -134,7 +138,7 @@ pub fn embedding_model(name: &str, context_tokens: usize, step_time: Duration) -
         chat_template: None,
     };
     let network = Network::Encoder(Box::new(MockEncoder { step_time }));
-    LoadedModel { info, network, eos_tokens: Vec::new(), device: device(), draft: None }
+    LoadedModel { info, network, eos_tokens: Vec::new(), device: device(), draft: None, identity: [2; 32] }
 }
 
 fn device() -> Device {
@@ -146,14 +150,14 @@ fn device() -> Device {
 pub struct MockDecoder {
     options: MockOptions,
     device: Device,
-    pages: HashMap<u32, [u32; PAGE_TOKENS]>,
-    /// Keys and values of a step: one each a row.
-    ones: Tensor,
+    /// Keys of a step: each row's token, plus one.
+    keys: Tensor,
+    values: Tensor,
 }
 
 impl MockDecoder {
     pub fn new(options: MockOptions) -> MockDecoder {
-        MockDecoder { options, device: device(), pages: HashMap::new(), ones: Tensor::default() }
+        MockDecoder { options, device: device(), keys: Tensor::default(), values: Tensor::default() }
     }
 
     /// Fills the step's rows of the cache, after making sure that pages come empty.
@@ -164,26 +168,24 @@ impl MockDecoder {
                 assert!(kv.is_zeroed(page), "page {page} still holds another sequence's keys");
             }
         }
-        self.ones.reshape(batch.tokens.len(), 1);
-        self.ones.values_mut().fill(1.0);
-        self.device.kv_write(kv, 0, &self.ones, &self.ones, &batch.sequences);
-    }
-
-    fn store(&mut self, sequence: &PagedRows, tokens: &[u32]) {
-        for (row, &token) in tokens.iter().enumerate() {
-            let position = sequence.past + row;
-            let page = self.pages.entry(sequence.pages[position / PAGE_TOKENS]).or_default();
-            page[position % PAGE_TOKENS] = token;
+        self.keys.reshape(batch.tokens.len(), 1);
+        self.values.reshape(batch.tokens.len(), 1);
+        for (key, &token) in self.keys.values_mut().iter_mut().zip(&batch.tokens) {
+            // Exact in 16 bits.
+            *key = (token + 1) as f32;
         }
+        self.values.values_mut().fill(1.0);
+        self.device.kv_write(kv, 0, &self.keys, &self.values, &batch.sequences);
     }
 
-    /// The first `length` tokens of a sequence, out of its pages.
-    fn read(&self, sequence: &PagedRows, length: usize) -> Vec<u32> {
-        let slot = |position: usize| {
-            let page = self.pages.get(&sequence.pages[position / PAGE_TOKENS]);
-            page.map_or(0, |page| page[position % PAGE_TOKENS])
-        };
-        (0..length).map(slot).collect()
+    /// The first `length` tokens of a sequence, out of its pages; 0 where nothing was written.
+    fn read(&self, kv: &KvCache, sequence: &PagedRows, length: usize) -> Vec<u32> {
+        let mut tokens = Vec::with_capacity(length);
+        for &page in &sequence.pages[..length.div_ceil(PAGE_TOKENS)] {
+            let keys = page_keys(kv, page).into_iter().take(PAGE_TOKENS.min(length - tokens.len()));
+            tokens.extend(keys.map(|key| key.saturating_sub(1)));
+        }
+        tokens
     }
 }
 
@@ -209,10 +211,9 @@ impl Decoder for MockDecoder {
         let mut wanted = batch.logit_rows.iter().enumerate().peekable();
         for sequence in &batch.sequences {
             let end = sequence.first_row + sequence.rows;
-            self.store(sequence, &batch.tokens[sequence.first_row..end]);
             while let Some((out, row)) = wanted.next_if(|(_, row)| (**row as usize) < end) {
                 let length = sequence.past + *row as usize - sequence.first_row + 1;
-                let next = (self.options.next)(&self.read(sequence, length));
+                let next = (self.options.next)(&self.read(kv, sequence, length));
                 let values = logits.row_mut(out);
                 for (token, value) in values.iter_mut().enumerate() {
                     *value = ((token * 31 + length) % 97) as f32 / 97.0;
@@ -221,6 +222,19 @@ impl Decoder for MockDecoder {
             }
         }
     }
+}
+
+/// What a page of a mock holds: each token plus one, and 0 where nothing was written. With one head of one
+/// dimension it begins with a key in 16 bits in each word, then come their scales.
+pub fn page_keys(kv: &KvCache, page: u32) -> Vec<u32> {
+    let mut content = Vec::new();
+    kv.export_page(page, &mut content);
+    let words: Vec<u32> = content
+        .chunks_exact(4)
+        .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect();
+    let key = |slot: usize| f32::from(words[slot] as i16) * f32::from_bits(words[PAGE_TOKENS + slot]);
+    (0..PAGE_TOKENS).map(|slot| key(slot).round() as u32).collect()
 }
 
 /// Length, first token, last token and sum of each sequence.

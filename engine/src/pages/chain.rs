@@ -24,6 +24,8 @@ enum Kind {
     Page = 3,
     /// From a public prefix into a tenant's own pages.
     Leave = 4,
+    /// Of a root, for the eyes of others.
+    Root = 5,
 }
 
 fn digest(kind: Kind, parts: &[&[u8]]) -> ChainHash {
@@ -45,6 +47,11 @@ impl ChainHash {
     /// Where the chains of public prefixes begin.
     pub fn public_root(model: &[u8]) -> ChainHash {
         digest(Kind::Public, &[model])
+    }
+
+    /// What a file says of the root of its page, which it must not name.
+    pub fn digest(&self) -> [u8; 32] {
+        digest(Kind::Root, &[&self.0]).0
     }
 
     /// The name of the page that holds `tokens` after this one.
@@ -97,6 +104,12 @@ impl Chain {
             self.hashes.push(self.parent(next).page(page));
         }
         Some(self.hashes[index])
+    }
+
+    /// The root of page `index`.
+    pub fn root(&self, index: usize) -> ChainHash {
+        let PrefixScope { root, public_root, public_tokens } = self.scope;
+        if index < public_tokens / PAGE_TOKENS { public_root } else { root }
     }
 
     /// The name that of page `index` is made from.

@@ -60,7 +60,6 @@ impl LruList {
     }
 
     /// From the oldest to the newest.
-    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         let first = Some(self.oldest).filter(|&page| page != NONE);
         std::iter::successors(first, |&page| {

@@ -18,14 +18,19 @@
 //! |---|---|
 //! | `chain.rs` | names of pages |
 //! | `lru.rs` | the order in which cached pages were used |
+//! | `store/` | pages on disk |
 
 mod chain;
 mod lru;
+pub mod store;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 pub use self::chain::{Chain, ChainHash, PrefixScope};
 use self::lru::LruList;
+
+/// Shared pages remembered until they are asked for.
+const HOT_PAGES_MAX: usize = 4096;
 
 /// The pages of one cache. All operations on a page are O(1).
 #[derive(Debug)]
@@ -39,14 +44,34 @@ pub struct PagePool {
     sealed: HashMap<ChainHash, u32>,
     owned: usize,
     evictions: u64,
+    /// Pages given up since they were last asked for.
+    evicted: Vec<NamedPage>,
+    /// Pages that somebody shared for the first time.
+    hot: VecDeque<NamedPage>,
+}
+
+/// A sealed page, its name, and the root of its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedPage {
+    pub page: u32,
+    pub hash: ChainHash,
+    pub root: ChainHash,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     /// Sequences that own it.
     owners: u32,
-    /// Its name, once it is sealed.
-    hash: Option<ChainHash>,
+    /// Once it is sealed.
+    name: Option<Name>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    hash: ChainHash,
+    root: ChainHash,
+    /// Somebody has shared it.
+    is_hot: bool,
 }
 
 impl PagePool {
@@ -61,6 +86,8 @@ impl PagePool {
             sealed: HashMap::with_capacity(pages),
             owned: 0,
             evictions: 0,
+            evicted: Vec::new(),
+            hot: VecDeque::new(),
         }
     }
 
@@ -82,10 +109,36 @@ impl PagePool {
     /// Gives up the cached page that was unused for longest.
     fn evict(&mut self) -> Option<u32> {
         let page = self.cached.pop_oldest()?;
-        let hash = self.slots[page as usize].hash.take().expect("cached pages are sealed");
+        let Name { hash, root, .. } = self.slots[page as usize].name.take().expect("cached pages are sealed");
         self.sealed.remove(&hash);
         self.evictions += 1;
+        self.evicted.push(NamedPage { page, hash, root });
         Some(page)
+    }
+
+    /// Pages given up since the last call. They still hold what they held, until they are zeroed.
+    pub fn take_evicted(&mut self) -> Vec<NamedPage> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// A page that was shared since it was sealed; each is named once.
+    pub fn next_hot(&mut self) -> Option<NamedPage> {
+        while let Some(page) = self.hot.pop_front() {
+            if self.find(&page.hash) == Some(page.page) {
+                return Some(page);
+            }
+        }
+        None
+    }
+
+    /// All sealed pages, those unused for longest first.
+    pub fn named(&self) -> impl Iterator<Item = NamedPage> {
+        let owned = (0..).zip(&self.slots).filter(|(_, slot)| slot.owners > 0).map(|(page, _)| page);
+        let named = |page: u32| {
+            let name = self.slots[page as usize].name?;
+            Some(NamedPage { page, hash: name.hash, root: name.root })
+        };
+        self.cached.iter().chain(owned).filter_map(named)
     }
 
     /// The page of this name.
@@ -101,7 +154,11 @@ impl PagePool {
     /// One more owner of a sealed page.
     pub fn share(&mut self, page: u32) {
         let slot = &mut self.slots[page as usize];
-        debug_assert!(slot.hash.is_some(), "only full pages are shared");
+        let name = slot.name.as_mut().expect("only sealed pages are shared");
+        // Who never asks for hot pages has no use for old ones.
+        if !std::mem::replace(&mut name.is_hot, true) && self.hot.len() < HOT_PAGES_MAX {
+            self.hot.push_back(NamedPage { page, hash: name.hash, root: name.root });
+        }
         if slot.owners == 0 {
             self.cached.remove(page);
             self.owned += 1;
@@ -111,8 +168,8 @@ impl PagePool {
 
     /// Names an owned page that is full. Returns the page its owner goes on with: the same, or another
     /// that was sealed under this name before and holds the same.
-    pub fn seal(&mut self, page: u32, hash: ChainHash) -> u32 {
-        debug_assert!(self.slots[page as usize].hash.is_none(), "a page is sealed once");
+    pub fn seal(&mut self, NamedPage { page, hash, root }: NamedPage) -> u32 {
+        debug_assert!(self.slots[page as usize].name.is_none(), "a page is sealed once");
         match self.find(&hash) {
             Some(first) => {
                 self.share(first);
@@ -120,7 +177,7 @@ impl PagePool {
                 first
             }
             None => {
-                self.slots[page as usize].hash = Some(hash);
+                self.slots[page as usize].name = Some(Name { hash, root, is_hot: false });
                 self.sealed.insert(hash, page);
                 page
             }
@@ -145,7 +202,7 @@ impl PagePool {
             return;
         }
         self.owned -= 1;
-        match slot.hash {
+        match slot.name {
             Some(_) => self.cached.push_newest(page),
             None => self.dirty.push(page),
         }
@@ -192,10 +249,10 @@ impl PagePool {
     pub fn check(&self, owners: &[u32]) -> Vec<u32> {
         for (page, (slot, &owners)) in (0..).zip(self.slots.iter().zip(owners)) {
             assert_eq!(slot.owners, owners, "owners of page {page}");
-            assert_eq!(slot.hash.map(|hash| self.sealed[&hash]), slot.hash.map(|_| page));
+            assert!(slot.name.is_none_or(|name| self.sealed[&name.hash] == page));
         }
         let mut free = [self.clean.as_slice(), &self.dirty].concat();
-        assert!(free.iter().all(|&page| self.slots[page as usize].hash.is_none()), "a free page is sealed");
+        assert!(free.iter().all(|&page| self.slots[page as usize].name.is_none()), "a free page is sealed");
         free.extend(self.cached.iter());
         free.sort();
         let unowned: Vec<u32> = (0..).zip(owners).filter(|&(_, &n)| n == 0).map(|(page, _)| page).collect();
@@ -217,6 +274,10 @@ mod tests {
 
     fn hash(byte: u8) -> ChainHash {
         ChainHash([byte; 32])
+    }
+
+    fn named(page: u32, name: u8) -> NamedPage {
+        NamedPage { page, hash: hash(name), root: hash(0) }
     }
 
     /// Clean, dirty, cached, owned.
@@ -270,7 +331,7 @@ mod tests {
         let mut pool = PagePool::new(4);
         let (mut pages, _) = allocate(&mut pool, 4);
         for (page, name) in [(0, 10), (1, 11), (2, 12)] {
-            assert_eq!(pool.seal(page, hash(name)), page);
+            assert_eq!(pool.seal(named(page, name)), page);
         }
         pool.release(&mut pages);
         assert_eq!(counts(&pool), [0, 1, 3, 0], "the last one was not full");
@@ -278,6 +339,8 @@ mod tests {
         let (taken, zero) = allocate(&mut pool, 2);
         assert_eq!((taken, zero), (vec![3, 2], vec![3, 2]));
         assert_eq!(pool.evictions(), 1);
+        assert_eq!(pool.take_evicted(), [named(2, 12)]);
+        assert_eq!(pool.take_evicted(), []);
         let found = [10, 11, 12].map(|name| pool.find(&hash(name)));
         assert_eq!(found, [Some(0), Some(1), None]);
         assert_eq!(counts(&pool), [0, 0, 2, 2]);
@@ -287,13 +350,14 @@ mod tests {
     fn a_shared_page_is_cached_when_its_last_owner_goes() {
         let mut pool = PagePool::new(2);
         let (mut first, _) = allocate(&mut pool, 1);
-        pool.seal(0, hash(7));
+        pool.seal(named(0, 7));
         pool.share(0);
         let mut second = vec![0];
         pool.release(&mut first);
         assert_eq!(counts(&pool), [1, 0, 0, 1]);
         pool.release(&mut second);
         assert_eq!(counts(&pool), [1, 0, 1, 0]);
+        assert_eq!((pool.next_hot(), pool.next_hot()), (Some(named(0, 7)), None), "once");
         // Taken over as it is, and safe from eviction while it is owned.
         pool.share(0);
         let (taken, zero) = allocate(&mut pool, 2);
@@ -304,8 +368,8 @@ mod tests {
     fn a_page_computed_twice_is_kept_once() {
         let mut pool = PagePool::new(2);
         allocate(&mut pool, 2);
-        assert_eq!(pool.seal(0, hash(7)), 0);
-        assert_eq!(pool.seal(1, hash(7)), 0, "the second owner goes on with the first page");
+        assert_eq!(pool.seal(named(0, 7)), 0);
+        assert_eq!(pool.seal(named(1, 7)), 0, "the second owner goes on with the first page");
         assert_eq!(counts(&pool), [0, 1, 0, 1]);
         pool.release(&mut vec![0]);
         assert!(pool.is_owned(0));

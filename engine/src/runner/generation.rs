@@ -8,14 +8,16 @@ use std::time::Instant;
 use kernels::{KvCache, Tensor};
 
 use super::active::{ActiveRequest, End, NextRow};
+use super::disk::Disk;
 use super::draft::DraftModel;
 use super::guessing::Guessing;
 use super::stream::EventSender;
 use super::{Counters, panic_text};
 use crate::batch::{Batch, Decoder};
 use crate::inbox::{Inbox, Queue};
-use crate::pages::{ChainHash, PagePool, PrefixScope};
-use crate::request::{Caller, FinishReason};
+use crate::pages::PagePool;
+use crate::prefix::Prefixes;
+use crate::request::FinishReason;
 use crate::residents::ModelLease;
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
@@ -48,8 +50,8 @@ pub(super) struct GenerationRunner {
     started: Instant,
     requests: BTreeMap<SequenceId, ActiveRequest>,
     next_id: u64,
-    /// Where the names of public prefixes begin.
-    public_root: ChainHash,
+    prefixes: Prefixes,
+    disk: Option<Disk>,
     /// What the scheduler has not been told yet.
     events: Vec<SchedulerEvent>,
     logits: Tensor,
@@ -64,6 +66,7 @@ impl GenerationRunner {
         tokenizer: Arc<Tokenizer>,
         eos_tokens: Vec<u32>,
         draft: Option<DraftModel>,
+        prefixes: Prefixes,
         options: &EngineOptions,
         started: Instant,
     ) -> GenerationRunner {
@@ -77,9 +80,13 @@ impl GenerationRunner {
             scored_rows_max: SCORED_ROWS_MAX,
             scrub_pages_max: SCRUB_PAGES_MAX,
             idle_scrub_pages_max: IDLE_SCRUB_PAGES_MAX,
-            share_prefixes: options.prefix_cache,
+            share_prefixes: options.prefix.enabled,
+            has_disk: options.prefix.enabled && options.prefix.store.is_some(),
             stalled_client_max: options.stalled_client_max,
         };
+        let store = options.prefix.store.as_ref().filter(|_| options.prefix.enabled);
+        let page_bytes = kv.layout().page_bytes();
+        let disk = store.map(|store| Disk::new(store.client(prefixes.model(), page_bytes)));
         GenerationRunner {
             network,
             kv,
@@ -89,7 +96,8 @@ impl GenerationRunner {
             started,
             requests: BTreeMap::new(),
             next_id: 0,
-            public_root: ChainHash::public_root(b""),
+            prefixes,
+            disk,
             events: Vec::new(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
@@ -113,25 +121,24 @@ impl GenerationRunner {
         );
         let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
-        let scope = self.scope(&caller);
+        let scope = self.prefixes.scope(&caller, &prompt);
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
-    }
-
-    /// Whose cached pages a request may share: its tenant's, as the gateway has authenticated it.
-    fn scope(&self, caller: &Caller) -> PrefixScope {
-        PrefixScope {
-            root: ChainHash::tenant_root(b"", &caller.tenant),
-            public_root: self.public_root,
-            public_tokens: 0,
-        }
     }
 
     /// Runs one step. Returns whether there was anything to do.
     pub fn step(&mut self, inbox: &Inbox, counters: &mut Counters) -> bool {
         self.watch_clients(inbox, counters);
+        if let Some(disk) = &self.disk {
+            disk.receive(&mut self.kv, &mut self.events);
+        }
         let events = std::mem::take(&mut self.events);
         let actions = self.scheduler.step(self.started.elapsed(), events);
         self.follow(&actions, inbox, counters);
+        if let Some(disk) = &self.disk {
+            // Before what is written is zeroed.
+            disk.write(&actions.spill, &self.kv, &mut self.events);
+            disk.read(&actions.restore, &mut self.events);
+        }
         actions.zero.iter().for_each(|&page| self.kv.zero_page(page));
         self.guessing.zero(&actions.zero);
         if !actions.batch.tokens.is_empty() {
@@ -156,6 +163,7 @@ impl GenerationRunner {
 
     /// Overwrites what is left of anybody's context.
     pub fn wipe(&mut self) {
+        self.save_pages();
         self.kv.wipe();
         self.guessing.wipe();
     }
@@ -256,6 +264,18 @@ impl GenerationRunner {
         }
     }
 
+    /// Writes cached pages that are only in memory, once.
+    fn save_pages(&mut self) {
+        if let Some(disk) = self.disk.take() {
+            disk.save(&self.scheduler.unsaved_pages(), &self.kv);
+        }
+    }
+
+    /// How many pages were read back from disk.
+    pub fn restored_pages(&self) -> u64 {
+        self.scheduler.restored_pages()
+    }
+
     /// Ends one request early.
     fn cancel(&mut self, id: SequenceId, inbox: &Inbox, counters: &mut Counters) {
         if let Some(request) = self.remove(id, inbox) {
@@ -283,6 +303,12 @@ impl GenerationRunner {
         }
         self.events.push(SchedulerEvent::Ended { id });
         Some(request)
+    }
+}
+
+impl Drop for GenerationRunner {
+    fn drop(&mut self) {
+        self.save_pages();
     }
 }
 

@@ -13,6 +13,7 @@ use crate::EngineOptions;
 use crate::inbox::Inbox;
 use crate::memory::Reservation;
 use crate::model::{LoadedModel, Network};
+use crate::prefix::Prefixes;
 use crate::residents::{Residents, Served};
 
 /// A model on its way to the thread.
@@ -40,14 +41,24 @@ impl HeldModel {
         let Resident { model, served, memory } = resident;
         let runner = match model.network {
             Network::Decoder(network) => {
+                let prefixes =
+                    Prefixes::new(&model.identity, network.kv_layout(), &model.info, &options.prefix);
                 let kv = model.device.kv_cache(network.kv_layout(), served.pages);
                 let draft = model.draft.map(|network| {
                     let kv = model.device.kv_cache(network.kv_layout(), served.pages);
                     DraftModel::new(network, kv)
                 });
                 let tokenizer = model.info.tokenizer;
-                let runner =
-                    GenerationRunner::new(network, kv, tokenizer, model.eos_tokens, draft, options, started);
+                let runner = GenerationRunner::new(
+                    network,
+                    kv,
+                    tokenizer,
+                    model.eos_tokens,
+                    draft,
+                    prefixes,
+                    options,
+                    started,
+                );
                 ModelRunner::Generate(Box::new(runner))
             }
             Network::Encoder(network) => {

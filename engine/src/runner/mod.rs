@@ -7,6 +7,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `generation.rs` | a chat model: scheduler, forward, sampling |
+//! | `disk.rs` | pages to and from the page store |
 //! | `active.rs` | one running generation |
 //! | `draft.rs` | a small model that guesses for a large one |
 //! | `guessing.rs` | guesses of a step: asked for, compared, counted |
@@ -17,6 +18,7 @@
 //! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
+mod disk;
 mod draft;
 mod embedding;
 mod generation;
@@ -226,6 +228,7 @@ impl Runner {
                     stats.kv_pages_used += pages.used();
                     stats.kv_pages_cached += pages.cached();
                     stats.kv_evictions += pages.evictions();
+                    stats.kv_pages_restored += runner.restored_pages();
                     stats.running_sequences += runner.running();
                 }
                 ModelRunner::Embed(runner) => stats.embed_inputs_waiting += runner.inputs_waiting(),

@@ -20,10 +20,12 @@
 //! | `fairness/` | whom to serve next |
 //! | `admit.rs` | who gets a place and pages, and who gives them up |
 //! | `plan.rs` | who gets how many rows of a step, and the pages for them |
+//! | `disk.rs` | pages on disk: which to write, which to read back |
 //! | `prefix.rs` | pages of prefixes that were computed before, or are right now |
 //! | `simulation.rs` | seeded tests over arrivals, cancels, pauses and full memory |
 
 mod admit;
+mod disk;
 mod fairness;
 mod pace;
 mod plan;
@@ -35,6 +37,7 @@ mod simulation;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::disk::Disk;
 use self::fairness::Fairness;
 pub use self::pace::Pace;
 pub use self::prefix::Reused;
@@ -42,7 +45,7 @@ use self::sequence::Sequence;
 pub use self::sequence::SequenceId;
 use crate::Caller;
 use crate::batch::Batch;
-use crate::pages::{PagePool, PrefixScope};
+use crate::pages::{ChainHash, NamedPage, PagePool, PrefixScope};
 
 /// Bounds of one scheduler. [`Scheduler::new`] raises `step_tokens_max` where it must.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,8 @@ pub struct SchedulerLimits {
     pub idle_scrub_pages_max: usize,
     /// Keep full pages for those who come with the same tokens.
     pub share_prefixes: bool,
+    /// Pages can be written to disk and read back.
+    pub has_disk: bool,
     /// A sequence paused this long is reported in [`Actions::stalled`].
     pub stalled_client_max: Duration,
 }
@@ -109,11 +114,35 @@ pub enum SchedulerEvent {
         rows: usize,
         took: Duration,
     },
+    /// A page of this name is on disk from earlier.
+    Stored {
+        hash: ChainHash,
+    },
+    /// It is there no more.
+    Unstored {
+        hash: ChainHash,
+    },
+    /// A page of [`Actions::spill`] was written, or was not.
+    SpillEnded {
+        hash: ChainHash,
+        stored: bool,
+    },
+    /// A page of [`Actions::restore`] was filled with what was found on disk, or is as it was.
+    Restored {
+        hash: ChainHash,
+        found: bool,
+        took: Duration,
+    },
 }
 
-/// What to do now: zero the pages, run the batch, choose tokens for its outputs.
+/// What to do now: copy the pages to be written, zero those to be zeroed, run the batch, choose tokens for
+/// its outputs.
 #[derive(Clone, Debug, Default)]
 pub struct Actions {
+    /// Pages to be written to disk. Each is answered by [`SchedulerEvent::SpillEnded`].
+    pub spill: Vec<NamedPage>,
+    /// Pages to be filled from disk, in later steps. Each is answered by [`SchedulerEvent::Restored`].
+    pub restore: Vec<NamedPage>,
     pub zero: Vec<u32>,
     pub batch: Batch,
     /// Whose rows they are: one entry for each of `batch.sequences`.
@@ -133,7 +162,11 @@ pub struct Actions {
 impl Actions {
     /// Nothing to do until the next event.
     pub fn is_idle(&self) -> bool {
-        self.zero.is_empty() && self.batch.tokens.is_empty() && self.stalled.is_empty()
+        self.zero.is_empty()
+            && self.batch.tokens.is_empty()
+            && self.stalled.is_empty()
+            && self.spill.is_empty()
+            && self.restore.is_empty()
     }
 }
 
@@ -160,6 +193,9 @@ pub struct Scheduler {
     pool: PagePool,
     pace: Pace,
     fairness: Fairness,
+    disk: Disk,
+    /// Of the last step.
+    now: Duration,
     /// Those with pages, by rank.
     running: BTreeMap<SequenceId, Sequence>,
     /// Those without, by rank: new ones and preempted ones.
@@ -182,6 +218,8 @@ impl Scheduler {
             limits,
             pace: Pace::default(),
             fairness: Fairness::default(),
+            disk: Disk::default(),
+            now: Duration::ZERO,
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
@@ -189,6 +227,7 @@ impl Scheduler {
 
     /// Takes in `events` and plans the next step. `now` only ever grows.
     pub fn step(&mut self, now: Duration, events: impl IntoIterator<Item = SchedulerEvent>) -> Actions {
+        self.now = now;
         for event in events {
             self.apply(now, event);
         }
@@ -199,12 +238,16 @@ impl Scheduler {
         let idle = actions.batch.tokens.is_empty();
         let scrub = if idle { self.limits.idle_scrub_pages_max } else { self.limits.scrub_pages_max };
         self.pool.scrub(scrub, &mut actions.zero);
+        self.plan_spills(&mut actions);
         actions
     }
 
-    /// When a paused sequence has to be reported, if nothing else happens before.
+    /// When a paused sequence has to be reported or one stops waiting for the disk, if nothing else happens
+    /// before.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.sequences().filter_map(|(_, s)| s.paused_since).min().map(|t| t + self.limits.stalled_client_max)
+        let paused = self.sequences().filter_map(|(_, sequence)| sequence.paused_since).min();
+        let stalled = paused.map(|since| since + self.limits.stalled_client_max);
+        stalled.into_iter().chain(self.disk.next_deadline(self.now)).min()
     }
 
     pub fn pages(&self) -> &PagePool {
@@ -260,6 +303,10 @@ impl Scheduler {
                 self.pace.observe(rows, took);
                 self.seal_filled_pages();
             }
+            SchedulerEvent::Stored { hash } => self.disk.stored(hash),
+            SchedulerEvent::Unstored { hash } => self.disk.unstored(&hash),
+            SchedulerEvent::SpillEnded { hash, stored } => self.disk.spill_ended(&hash, stored),
+            SchedulerEvent::Restored { hash, found, took } => self.end_restore(&hash, found, took),
         }
     }
 

@@ -30,6 +30,11 @@ impl Pace {
         }
     }
 
+    /// What so many tokens are expected to take.
+    pub fn seconds(&self, tokens: usize) -> f64 {
+        self.seconds_a_token * tokens as f64
+    }
+
     /// How many tokens fit into this time, at least the fewest that are worth a step and at most
     /// `tokens_max`.
     pub fn tokens_within(&self, time: Duration, tokens_max: usize) -> usize {

@@ -15,7 +15,7 @@ use kernels::PAGE_TOKENS;
 
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Scheduler};
-use crate::pages::ChainHash;
+use crate::pages::{ChainHash, NamedPage};
 
 /// Prompt tokens of a sequence whose keys and values were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,8 @@ impl Scheduler {
             while sequence.sealed < sequence.computed / PAGE_TOKENS {
                 let index = sequence.sealed;
                 let hash = sequence.page_name(index).expect("computed tokens are known");
-                sequence.pages[index] = self.pool.seal(sequence.pages[index], hash);
+                let root = sequence.chain.root(index);
+                sequence.pages[index] = self.pool.seal(NamedPage { page: sequence.pages[index], hash, root });
                 sequence.sealed += 1;
             }
         }
@@ -75,6 +76,7 @@ impl Scheduler {
             self.fairness.refund(sequence.account, tokens);
             actions.reused.push(Reused { id, tokens });
         }
+        self.plan_restores(id, actions);
     }
 
     /// Pages a waiting sequence would share with running ones if it was admitted now: those it needs no
@@ -95,15 +97,18 @@ impl Scheduler {
         let mut candidates: Vec<Candidate> = Vec::with_capacity(order.len());
         for id in order {
             let sequence = self.running.get_mut(&id).expect("the order is of running sequences");
+            if sequence.next_shared_page().is_some_and(|hash| self.disk.is_awaited(&hash, self.now)) {
+                continue;
+            }
             let begins = if share { sequence.page_in_work() } else { None };
-            if sequence.is_inside_a_page() {
+            if sequence.next_page().is_none() {
                 begun.extend(begins);
             }
             candidates.push(Candidate { id, follows: None, begins });
         }
         for candidate in &mut candidates {
             let sequence = self.running.get_mut(&candidate.id).expect("just found there");
-            let Some(hash) = candidate.begins.filter(|_| !sequence.is_inside_a_page()) else { continue };
+            let Some(hash) = candidate.begins.filter(|_| sequence.next_page().is_some()) else { continue };
             if !begun.insert(hash) {
                 candidate.follows = sequence.next_shared_page();
             }
@@ -122,25 +127,26 @@ impl Sequence {
 
     /// The name of page `index` if the sequence may take it from another: it has something left to
     /// compute after it, and nobody wants its logits.
-    fn shared_page(&mut self, index: usize) -> Option<ChainHash> {
+    pub fn shared_page(&mut self, index: usize) -> Option<ChainHash> {
         let end = (index + 1) * PAGE_TOKENS;
         let scored = self.score_from.is_some_and(|from| from < end);
         if scored || end >= self.tokens.len() { None } else { self.page_name(index) }
     }
 
-    /// The name of the page it would begin next, if it may take it from another.
+    /// The page it would begin next, unless it is inside one.
+    pub fn next_page(&self) -> Option<usize> {
+        self.computed.is_multiple_of(PAGE_TOKENS).then_some(self.computed / PAGE_TOKENS)
+    }
+
+    /// The name of that page, if it may take it from another.
     fn next_shared_page(&mut self) -> Option<ChainHash> {
-        if self.is_inside_a_page() { None } else { self.shared_page(self.computed / PAGE_TOKENS) }
+        self.next_page().and_then(|index| self.shared_page(index))
     }
 
     /// The name of the page it goes on with, if others may wait for it.
     fn page_in_work(&mut self) -> Option<ChainHash> {
         // Prompts that are scored are slower than others.
         if self.score_from.is_some() { None } else { self.page_name(self.computed / PAGE_TOKENS) }
-    }
-
-    fn is_inside_a_page(&self) -> bool {
-        !self.computed.is_multiple_of(PAGE_TOKENS)
     }
 
     /// Goes on after a page that was computed by another. Returns how many prompt tokens it saved that

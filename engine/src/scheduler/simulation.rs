@@ -12,7 +12,7 @@ use std::time::Duration;
 use kernels::PAGE_TOKENS;
 
 use super::*;
-use crate::pages::ChainHash;
+use crate::pages::{ChainHash, NamedPage};
 use crate::sampler::random::CounterRandom;
 
 /// What a slot of the cache holds: a digest of the token, of all before it and of who may read it; and
@@ -64,6 +64,9 @@ struct World {
     scheduler: Scheduler,
     limits: SchedulerLimits,
     cache: Vec<[Slot; PAGE_TOKENS]>,
+    disk: BTreeMap<ChainHash, [Slot; PAGE_TOKENS]>,
+    /// Pages that are being read, and whether they will be found.
+    reads: Vec<(NamedPage, bool)>,
     clients: BTreeMap<SequenceId, Client>,
     events: Vec<SchedulerEvent>,
     arrived: u64,
@@ -74,6 +77,7 @@ struct World {
     preemptions: usize,
     guesses_right: usize,
     reused: usize,
+    restored: usize,
     now: Duration,
 }
 
@@ -86,6 +90,8 @@ impl World {
             scheduler: Scheduler::new(limits(1)),
             limits: limits(1),
             cache: Vec::new(),
+            disk: BTreeMap::new(),
+            reads: Vec::new(),
             clients: BTreeMap::new(),
             events: Vec::new(),
             arrived: 0,
@@ -95,6 +101,7 @@ impl World {
             preemptions: 0,
             guesses_right: 0,
             reused: 0,
+            restored: 0,
             now: Duration::ZERO,
         };
         let pages = 2 + world.below(30);
@@ -105,6 +112,7 @@ impl World {
             prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
             mixed_prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
             share_prefixes: world.below(8) > 0,
+            has_disk: world.below(2) > 0,
             ..limits(pages)
         };
         world.scheduler = Scheduler::new(world.limits);
@@ -211,13 +219,53 @@ impl World {
             client.reused += tokens;
             assert!(client.reused < client.prompt_tokens, "something is left to compute");
         }
+        self.write_to_disk(&actions);
         for &page in &actions.zero {
             self.cache[page as usize] = [None; PAGE_TOKENS];
         }
         self.check_sizes(&actions);
         self.check_pages();
         self.run(&actions);
+        self.read_from_disk(&actions);
         actions.stalled.iter().for_each(|&id| self.end(id));
+    }
+
+    /// Plays the disk, which fails now and then.
+    fn write_to_disk(&mut self, actions: &Actions) {
+        for page in &actions.spill {
+            let stored = self.below(8) > 0;
+            if stored {
+                let content = self.cache[page.page as usize];
+                assert!(content.iter().all(Option::is_some), "a page that is not full is written");
+                self.disk.insert(page.hash, content);
+            }
+            self.events.push(SchedulerEvent::SpillEnded { hash: page.hash, stored });
+        }
+        if !self.disk.is_empty() && self.below(20) == 0 {
+            let chosen = self.below(self.disk.len());
+            let hash = *self.disk.keys().nth(chosen).expect("so many are there");
+            self.disk.remove(&hash);
+            self.events.push(SchedulerEvent::Unstored { hash });
+        }
+    }
+
+    fn read_from_disk(&mut self, actions: &Actions) {
+        for &page in &actions.restore {
+            let found = self.disk.contains_key(&page.hash) && self.below(8) > 0;
+            self.reads.push((page, found));
+        }
+        while !self.reads.is_empty() && self.below(2) == 0 {
+            let (page, found) = self.reads.remove(0);
+            if let Some(&content) = self.disk.get(&page.hash).filter(|_| found) {
+                let slots = &mut self.cache[page.page as usize];
+                assert_eq!(*slots, [None; PAGE_TOKENS], "page {} was not zeroed", page.page);
+                *slots = content;
+                self.restored += 1;
+            }
+            let found = found && self.disk.contains_key(&page.hash);
+            let took = Duration::from_micros(self.below(20_000) as u64);
+            self.events.push(SchedulerEvent::Restored { hash: page.hash, found, took });
+        }
     }
 
     fn check_sizes(&self, actions: &Actions) {
@@ -233,7 +281,9 @@ impl World {
         assert_eq!(actions.outputs.len(), actions.batch.logit_rows.len());
         assert!(actions.batch.logit_rows.is_sorted_by(|a, b| a < b));
         let runnable = self.clients.values().any(|client| !client.paused);
-        assert!(!runnable || rows > 0, "an idle step while somebody could run");
+        let reading = !self.reads.is_empty() || !actions.restore.is_empty();
+        let reported = self.events.iter().any(|event| matches!(event, SchedulerEvent::Restored { .. }));
+        assert!(!runnable || rows > 0 || reading || reported, "an idle step while somebody could run");
     }
 
     /// Rows of sequences that go on from their last known token.
@@ -247,6 +297,7 @@ impl World {
     /// Every page is free or owned by running sequences that may all read it.
     fn check_pages(&self) {
         let mut owners = vec![0; self.limits.pages];
+        self.scheduler.disk.pages().for_each(|page| owners[page as usize] += 1);
         for (id, sequence) in &self.scheduler.running {
             assert!(sequence.computed <= sequence.pages.len() * PAGE_TOKENS);
             for (index, &page) in sequence.pages.iter().enumerate() {
@@ -355,7 +406,7 @@ impl World {
             self.clients.iter().filter(|(_, client)| client.paused).map(|(&id, _)| id).collect();
         paused.into_iter().for_each(|id| self.toggle_pause(id));
         let mut steps = 0;
-        while !self.clients.is_empty() {
+        while !self.clients.is_empty() || !self.reads.is_empty() {
             self.step();
             steps += 1;
             assert!(steps < 100_000, "{} sequences never end", self.clients.len());
@@ -384,6 +435,7 @@ fn limits(pages: usize) -> SchedulerLimits {
         scrub_pages_max: 2,
         idle_scrub_pages_max: 4,
         share_prefixes: true,
+        has_disk: false,
         stalled_client_max: Duration::from_secs(1),
     }
 }
@@ -414,7 +466,7 @@ fn seeds(count: u64) -> std::ops::Range<u64> {
 #[test]
 fn simulation_keeps_every_invariant() {
     let seeds = seeds(1000);
-    let (mut arrived, mut preemptions, mut guesses_right, mut reused) = (0, 0, 0, 0);
+    let (mut arrived, mut preemptions, mut guesses_right, mut reused, mut restored) = (0, 0, 0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| simulate(seed))
             .unwrap_or_else(|_| panic!("replay with SCHEDULER_SEED={seed} cargo test -p engine simulation"));
@@ -422,15 +474,16 @@ fn simulation_keeps_every_invariant() {
         preemptions += world.preemptions;
         guesses_right += world.guesses_right;
         reused += world.reused;
+        restored += world.restored;
     }
     println!("{arrived} arrivals, {preemptions} preemptions");
-    println!("{guesses_right} right guesses, {reused} prompt tokens reused");
+    println!("{guesses_right} right guesses, {reused} prompt tokens reused, {restored} pages restored");
     if seeds.end - seeds.start > 1 {
         assert!(
             arrived > 10_000 && preemptions > 1_000 && guesses_right > 10_000,
             "the simulation lost its teeth"
         );
-        assert!(reused > 100_000, "and the prefix cache its use");
+        assert!(reused > 100_000 && restored > 1_000, "and the prefix cache its use");
     }
 }
 

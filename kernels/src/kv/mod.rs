@@ -131,6 +131,27 @@ impl KvCache {
         self.words[page as usize * length..][..length].fill(0);
     }
 
+    /// Appends a page's content to `out`, `page_bytes` bytes that mean the same on every machine.
+    pub fn export_page(&self, page: u32, out: &mut Vec<u8>) {
+        let length = self.page_stride();
+        let words = &self.words[page as usize * length..][..length];
+        out.reserve(self.layout.page_bytes());
+        out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    }
+
+    /// Fills a page with what [`KvCache::export_page`] gave.
+    ///
+    /// # Panics
+    /// When `bytes` are not `page_bytes` long.
+    pub fn import_page(&mut self, page: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.layout.page_bytes(), "a page of another layout");
+        let length = self.page_stride();
+        let words = &mut self.words[page as usize * length..][..length];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(size_of::<u32>())) {
+            *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+    }
+
     /// Whether a page holds nothing but zeros.
     pub fn is_zeroed(&self, page: u32) -> bool {
         let length = self.page_stride();

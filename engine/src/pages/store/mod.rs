@@ -1,0 +1,329 @@
+//! Pages on disk: what outlives memory pressure and the process.
+//!
+//! A thread of its own reads and writes; the engine's thread hands pages over and never waits, except
+//! at its end. Files are checked in full before they are believed, and one that fails is removed.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `record.rs` | one page's bytes, their checks, encryption |
+//! | `folder.rs` | files, their bound, their removal |
+
+mod folder;
+mod record;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use self::folder::{FileId, StoreFolder, unhex};
+pub use self::record::PageId;
+use super::ChainHash;
+use crate::EngineError;
+
+/// Pages on their way to or from the disk; more are refused.
+const JOBS_MAX: usize = 32;
+
+/// Where and how much.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    pub folder: PathBuf,
+    pub bytes_max: u64,
+    /// Encrypts the pages.
+    pub key: Option<StoreKey>,
+}
+
+/// A key of AES-256.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreKey([u8; 32]);
+
+impl StoreKey {
+    /// Reads a key from a file of 32 bytes, or of 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// `Io`, or `InvalidParameter` for anything else.
+    pub fn read(path: &Path) -> Result<StoreKey, EngineError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
+        let digits = || unhex(std::str::from_utf8(&bytes).ok()?.trim());
+        let key = <[u8; 32]>::try_from(bytes.as_slice()).ok().or_else(digits);
+        key.map(StoreKey).ok_or_else(|| EngineError::InvalidParameter {
+            parameter: "prefix.store_key_file",
+            reason: format!("{} must hold 32 bytes, or 64 hexadecimal digits", path.display()),
+        })
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreKey(..)")
+    }
+}
+
+/// An open store, for all models of an engine. Cheap to clone; the last clone, and the last client, end
+/// the thread and wait until everything is written.
+#[derive(Clone)]
+pub struct PageStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    stats: Arc<Mutex<StoreStats>>,
+}
+
+/// For metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    pub pages: usize,
+    pub bytes: u64,
+    pub written_pages: u64,
+    pub read_pages: u64,
+    /// Found damaged or foreign, and removed.
+    pub refused_pages: u64,
+}
+
+/// One model's access to a store.
+pub struct StoreClient {
+    store: PageStore,
+    model: [u8; 32],
+    page_bytes: usize,
+    replies: Receiver<StoreReply>,
+    sender: Sender<StoreReply>,
+    waker: Arc<OnceLock<Thread>>,
+}
+
+/// What became of a page.
+#[derive(Debug)]
+pub enum StoreReply {
+    /// It is there from the last time.
+    Present(ChainHash),
+    /// It is there no more.
+    Gone(ChainHash),
+    Written {
+        hash: ChainHash,
+        stored: bool,
+    },
+    Read {
+        hash: ChainHash,
+        page: u32,
+        /// `None` when it is gone.
+        content: Option<Vec<u8>>,
+        took: Duration,
+    },
+}
+
+enum Job {
+    List { reply: Reply, model: [u8; 32] },
+    Write { reply: Reply, id: PageId, content: Vec<u8> },
+    Read { reply: Reply, id: PageId, page: u32, content_bytes: usize },
+}
+
+/// The way back to a client.
+#[derive(Clone)]
+struct Reply {
+    sender: Sender<StoreReply>,
+    waker: Arc<OnceLock<Thread>>,
+}
+
+impl Reply {
+    fn send(&self, reply: StoreReply) {
+        // Nobody there: its model was unloaded.
+        if self.sender.send(reply).is_ok()
+            && let Some(thread) = self.waker.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+impl PageStore {
+    /// Opens a folder and starts the thread.
+    ///
+    /// # Errors
+    /// `Io` and `InvalidParameter` when the folder cannot be used; `Failed` when the system gives no
+    /// thread.
+    pub fn open(options: StoreOptions) -> Result<PageStore, EngineError> {
+        let folder = StoreFolder::open(&options.folder, options.bytes_max)?;
+        let (jobs, receiver) = sync_channel(JOBS_MAX);
+        let stats = Arc::new(Mutex::new(StoreStats::default()));
+        let mut worker = Worker { folder, key: options.key, stats: Arc::clone(&stats), clients: Vec::new() };
+        worker.publish(|_| ());
+        let thread = std::thread::Builder::new()
+            .name("page store".to_owned())
+            .spawn(move || receiver.into_iter().for_each(|job| worker.work(job)))
+            .map_err(|error| EngineError::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(PageStore { inner: Arc::new(Inner { jobs: Some(jobs), thread: Some(thread), stats }) })
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        *self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Access for a model whose pages have so many bytes. What the store has of it comes as replies.
+    pub fn client(&self, model: [u8; 32], page_bytes: usize) -> StoreClient {
+        let (sender, replies) = channel();
+        let client = StoreClient {
+            store: self.clone(),
+            model,
+            page_bytes,
+            replies,
+            sender,
+            waker: Arc::new(OnceLock::new()),
+        };
+        // A thread that is gone has nothing to list.
+        let _ = self.jobs().send(Job::List { reply: client.reply(), model });
+        client
+    }
+
+    fn jobs(&self) -> &SyncSender<Job> {
+        self.inner.jobs.as_ref().expect("taken when the last handle is dropped")
+    }
+}
+
+impl fmt::Debug for PageStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageStore").field("stats", &self.stats()).finish()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl StoreClient {
+    /// Replies wake the calling thread from now on.
+    pub fn wake_this_thread(&self) {
+        self.waker.get_or_init(std::thread::current);
+    }
+
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// What happened since the last look.
+    pub fn reply_now(&self) -> Option<StoreReply> {
+        self.replies.try_recv().ok()
+    }
+
+    /// Hands a page over. Returns whether it was taken: not when too many are on their way.
+    pub fn write(&self, root: ChainHash, hash: ChainHash, content: Vec<u8>) -> bool {
+        let id = PageId { model: self.model, root, hash };
+        self.try_send(Job::Write { reply: self.reply(), id, content })
+    }
+
+    /// The same at the end of a process: waits for room.
+    pub fn write_blocking(&self, root: ChainHash, hash: ChainHash, content: Vec<u8>) -> bool {
+        let id = PageId { model: self.model, root, hash };
+        self.store.jobs().send(Job::Write { reply: self.reply(), id, content }).is_ok()
+    }
+
+    /// Asks for a page, which comes as a reply together with `page`. Returns whether that will be.
+    pub fn read(&self, root: ChainHash, hash: ChainHash, page: u32) -> bool {
+        let id = PageId { model: self.model, root, hash };
+        self.try_send(Job::Read { reply: self.reply(), id, page, content_bytes: self.page_bytes })
+    }
+
+    fn try_send(&self, job: Job) -> bool {
+        match self.store.jobs().try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    fn reply(&self) -> Reply {
+        Reply { sender: self.sender.clone(), waker: Arc::clone(&self.waker) }
+    }
+}
+
+/// The thread's own.
+struct Worker {
+    folder: StoreFolder,
+    key: Option<StoreKey>,
+    stats: Arc<Mutex<StoreStats>>,
+    /// Who hears of pages that go.
+    clients: Vec<([u8; 32], Reply)>,
+}
+
+impl Worker {
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::List { reply, model } => {
+                self.folder
+                    .pages_of(&model)
+                    .into_iter()
+                    .for_each(|hash| reply.send(StoreReply::Present(hash)));
+                // One client a model: an earlier one has gone.
+                self.clients.retain(|(other, _)| *other != model);
+                self.clients.push((model, reply));
+            }
+            Job::Write { reply, id, content } => self.write(&reply, &id, content),
+            Job::Read { reply, id, page, content_bytes } => {
+                let started = Instant::now();
+                let content = self.read(&id, content_bytes);
+                if content.is_none() {
+                    reply.send(StoreReply::Gone(id.hash));
+                }
+                reply.send(StoreReply::Read { hash: id.hash, page, content, took: started.elapsed() });
+            }
+        }
+    }
+
+    fn write(&mut self, reply: &Reply, id: &PageId, content: Vec<u8>) {
+        let file = FileId { model: id.model, hash: id.hash };
+        if self.folder.contains(&file) {
+            return reply.send(StoreReply::Written { hash: id.hash, stored: true });
+        }
+        let (head, content) = record::encode(id, content, self.key.as_ref());
+        match self.folder.write(file, [&head, &content]) {
+            Ok(removed) => {
+                for file in removed {
+                    let client = self.clients.iter().find(|(model, _)| *model == file.model);
+                    client.into_iter().for_each(|(_, reply)| reply.send(StoreReply::Gone(file.hash)));
+                }
+                self.publish(|stats| stats.written_pages += 1);
+                reply.send(StoreReply::Written { hash: id.hash, stored: true });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot write a page to the prefix store");
+                reply.send(StoreReply::Written { hash: id.hash, stored: false });
+            }
+        }
+    }
+
+    fn read(&mut self, id: &PageId, content_bytes: usize) -> Option<Vec<u8>> {
+        let file = FileId { model: id.model, hash: id.hash };
+        let record = self.folder.read(&file).ok()?;
+        match record::decode(record, id, content_bytes, self.key.as_ref()) {
+            Ok(content) => {
+                self.publish(|stats| stats.read_pages += 1);
+                Some(content)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "removed a page of the prefix store");
+                self.folder.remove(&file);
+                self.publish(|stats| stats.refused_pages += 1);
+                None
+            }
+        }
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut StoreStats)) {
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut stats);
+        stats.pages = self.folder.pages();
+        stats.bytes = self.folder.bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The store from end to end, and under SIGKILL.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::*;
+
+const PAGE_BYTES: usize = 40_000;
+const MODEL: [u8; 32] = [1; 32];
+const ROOT: ChainHash = ChainHash([2; 32]);
+
+fn hash(index: u32) -> ChainHash {
+    let mut hash = [0; 32];
+    hash[..4].copy_from_slice(&index.to_le_bytes());
+    ChainHash(hash)
+}
+
+/// What page `index` holds.
+fn content(index: u32) -> Vec<u8> {
+    (0..PAGE_BYTES as u32).map(|i| (i.wrapping_mul(31) ^ index.wrapping_mul(7)) as u8).collect()
+}
+
+fn open(folder: &Path, pages_max: usize, key: Option<u8>) -> PageStore {
+    let bytes_max = (pages_max * record::record_bytes(PAGE_BYTES, key.is_some())) as u64;
+    let key = key.map(|byte| StoreKey([byte; 32]));
+    PageStore::open(StoreOptions { folder: folder.to_owned(), bytes_max, key }).unwrap()
+}
+
+fn next_reply(client: &StoreClient) -> StoreReply {
+    client.replies.recv().expect("the store lives")
+}
+
+fn read(client: &StoreClient, root: ChainHash, index: u32) -> Option<Vec<u8>> {
+    assert!(client.read(root, hash(index), 5));
+    loop {
+        if let StoreReply::Read { hash: of, page, content, .. } = next_reply(client) {
+            assert_eq!((of, page), (hash(index), 5));
+            return content;
+        }
+    }
+}
+
+/// Pages a client hears of when it comes.
+fn present(client: &StoreClient) -> Vec<ChainHash> {
+    // Whatever is said before the answer to a read of something that is not there.
+    assert!(client.read(ROOT, hash(u32::MAX), 0));
+    let mut present = Vec::new();
+    loop {
+        match next_reply(client) {
+            StoreReply::Present(hash) => present.push(hash),
+            StoreReply::Read { .. } => return present,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn pages_survive_a_restart_for_the_same_model_tenant_and_key() {
+    for key in [None, Some(3)] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path(), 10, key);
+        let client = store.client(MODEL, PAGE_BYTES);
+        for index in 0..4 {
+            assert!(client.write_blocking(ROOT, hash(index), content(index)));
+        }
+        assert!(read(&client, ROOT, 2) == Some(content(2)), "at once");
+        drop((store, client));
+
+        let store = open(folder.path(), 10, key);
+        let other_model = store.client([9; 32], PAGE_BYTES);
+        assert_eq!(present(&other_model), []);
+        assert_eq!(read(&other_model, ROOT, 1), None);
+        let client = store.client(MODEL, PAGE_BYTES);
+        assert_eq!(present(&client).len(), 4);
+        assert!(read(&client, ROOT, 1) == Some(content(1)));
+        assert_eq!(store.stats().pages, 4);
+        // Another tenant's root in the same page's name: refused, and removed.
+        assert_eq!(read(&client, ChainHash([8; 32]), 1), None);
+        assert_eq!(read(&client, ROOT, 1), None);
+        let stats = store.stats();
+        assert_eq!((stats.pages, stats.read_pages, stats.refused_pages), (3, 1, 1));
+    }
+}
+
+#[test]
+fn another_key_finds_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (key, expected) in [(Some(3), true), (Some(4), false), (None, false)] {
+        let store = open(folder.path(), 10, key);
+        let client = store.client(MODEL, PAGE_BYTES);
+        if key == Some(3) {
+            (0..3).for_each(|index| assert!(client.write_blocking(ROOT, hash(index), content(index))));
+        }
+        let index = key.map_or(2, u32::from) - 2;
+        assert_eq!(read(&client, ROOT, index).is_some(), expected, "{key:?}");
+    }
+}
+
+#[test]
+fn a_full_store_says_what_it_gave_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 2, None);
+    let client = store.client(MODEL, PAGE_BYTES);
+    for index in 0..3 {
+        assert!(client.write_blocking(ROOT, hash(index), content(index)));
+    }
+    let mut gone = Vec::new();
+    let mut written = 0;
+    while written < 3 {
+        match next_reply(&client) {
+            StoreReply::Gone(hash) => gone.push(hash),
+            StoreReply::Written { stored, .. } => written += usize::from(stored),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(gone, [hash(0)]);
+    assert!(read(&client, ROOT, 0).is_none() && read(&client, ROOT, 2) == Some(content(2)));
+}
+
+#[test]
+fn keys_are_32_bytes_or_64_digits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    let digits = "0a".repeat(32);
+    let rows: &[(&[u8], Option<u8>)] = &[
+        (&[7; 32], Some(7)),
+        (digits.as_bytes(), Some(10)),
+        (&[digits.as_bytes(), b"\n"].concat(), Some(10)),
+        (b"", None),
+        (&[7; 31], None),
+        (&[b'x'; 64], None),
+    ];
+    for (bytes, expected) in rows {
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(StoreKey::read(&path).ok(), expected.map(|byte| StoreKey([byte; 32])));
+    }
+    assert_eq!(format!("{:?}", StoreKey([7; 32])), "StoreKey(..)");
+    assert!(StoreKey::read(&folder.path().join("nothing")).is_err());
+}
+
+/// Names the folder to the child.
+const FOLDER: &str = "JANUS_TEST_STORE_FOLDER";
+
+/// Writes pages without end, more than fit, and says so after each.
+#[test]
+#[ignore = "the child of the test below"]
+fn child_writes_until_it_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let store = open(Path::new(&folder), 20, None);
+    let client = store.client(MODEL, PAGE_BYTES);
+    for index in 0.. {
+        assert!(client.write_blocking(ROOT, hash(index), content(index)));
+        println!("\nwritten");
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_whole_pages_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    for round in 0..12usize {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "pages::store::tests::child_writes_until_it_is_killed",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(FOLDER, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let pages = lines.filter(|line| line == "written").take(1 + 7 * round).count();
+        assert_eq!(pages, 1 + 7 * round, "the child ended by itself");
+        // Somewhere in the middle of whatever it does now.
+        (0..round * 1000).for_each(|_| std::hint::spin_loop());
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let store = open(folder.path(), 20, None);
+        let client = store.client(MODEL, PAGE_BYTES);
+        for hash in present(&client) {
+            let index = u32::from_le_bytes(hash.0[..4].try_into().unwrap());
+            assert!(read(&client, ROOT, index) == Some(content(index)), "page {index} after round {round}");
+            found += 1;
+        }
+        assert_eq!(store.stats().refused_pages, 0);
+    }
+    assert!(found > 12, "nothing was ever found");
+}

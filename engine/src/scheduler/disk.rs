@@ -1,0 +1,158 @@
+//! Pages on disk: which are there, which to write, which to read back.
+//!
+//! Cached pages are written when they are given up, and before that once somebody has shared them: what
+//! is hot is then there even after a crash. Pages of a prompt that are on disk and not in memory are
+//! read back while the sequence waits, if that has been quicker than computing them; it waits no longer
+//! than computing would take.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use kernels::PAGE_TOKENS;
+
+use super::sequence::SequenceId;
+use super::{Actions, Scheduler};
+use crate::pages::{ChainHash, NamedPage};
+
+/// Pages on their way to the disk, and from it. Each is a copy in memory.
+const SPILLS_MAX: usize = 12;
+const RESTORES_MAX: usize = 16;
+
+/// Hot pages written beside a step, and when there is nothing else to do.
+const HOT_PAGES_MAX: usize = 1;
+const IDLE_HOT_PAGES_MAX: usize = 8;
+
+/// Weight of the newest read in what a read is expected to take.
+const NEWEST: f64 = 0.2;
+
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    /// Names of pages that are there, or on their way.
+    known: HashSet<ChainHash>,
+    spilling: usize,
+    restoring: HashMap<ChainHash, Restoring>,
+    /// What reading a page has taken, once one was read.
+    read_seconds: f64,
+    pub restored_pages: u64,
+}
+
+/// A page that is being read.
+#[derive(Clone, Copy, Debug)]
+struct Restoring {
+    /// Into which page.
+    page: NamedPage,
+    /// Nobody waits for it any longer.
+    until: Duration,
+}
+
+impl Disk {
+    pub fn stored(&mut self, hash: ChainHash) {
+        self.known.insert(hash);
+    }
+
+    pub fn unstored(&mut self, hash: &ChainHash) {
+        self.known.remove(hash);
+    }
+
+    pub fn spill_ended(&mut self, hash: &ChainHash, stored: bool) {
+        self.spilling = self.spilling.saturating_sub(1);
+        if !stored {
+            self.known.remove(hash);
+        }
+    }
+
+    /// Whether a sequence that would begin this page should wait for it.
+    pub fn is_awaited(&self, hash: &ChainHash, now: Duration) -> bool {
+        self.restoring.get(hash).is_some_and(|restoring| now < restoring.until)
+    }
+
+    /// When the next sequence gives up waiting.
+    pub fn next_deadline(&self, now: Duration) -> Option<Duration> {
+        self.restoring.values().map(|restoring| restoring.until).filter(|&until| until > now).min()
+    }
+
+    /// Pages that are being read into.
+    #[cfg(test)]
+    pub fn pages(&self) -> impl Iterator<Item = u32> {
+        self.restoring.values().map(|restoring| restoring.page.page)
+    }
+
+    /// Adds a page to what is written, unless it is there or too many are on their way.
+    fn spill(&mut self, page: NamedPage, actions: &mut Actions) {
+        if self.spilling < SPILLS_MAX && self.known.insert(page.hash) {
+            self.spilling += 1;
+            actions.spill.push(page);
+        }
+    }
+}
+
+impl Scheduler {
+    /// Names what is to be written: pages given up in this step, and hot ones.
+    pub(super) fn plan_spills(&mut self, actions: &mut Actions) {
+        if !self.limits.has_disk {
+            return;
+        }
+        for page in self.pool.take_evicted() {
+            self.disk.spill(page, actions);
+        }
+        let idle = actions.batch.tokens.is_empty();
+        let hot_max = if idle { IDLE_HOT_PAGES_MAX } else { HOT_PAGES_MAX };
+        for _ in 0..hot_max {
+            if self.disk.spilling == SPILLS_MAX {
+                break;
+            }
+            let Some(page) = self.pool.next_hot() else { break };
+            self.disk.spill(page, actions);
+        }
+    }
+
+    /// Asks for the pages a running sequence would compute next that are on disk.
+    pub(super) fn plan_restores(&mut self, id: SequenceId, actions: &mut Actions) {
+        let compute_seconds = self.pace.seconds(PAGE_TOKENS);
+        if !self.limits.has_disk || self.disk.known.is_empty() || self.disk.read_seconds >= compute_seconds {
+            return;
+        }
+        let sequence = self.running.get_mut(&id).expect("the caller found it there");
+        let Some(first) = sequence.next_page() else { return };
+        for index in first.. {
+            let Some(hash) = sequence.shared_page(index) else { return };
+            if self.disk.restoring.contains_key(&hash) || self.pool.find(&hash).is_some() {
+                continue;
+            }
+            if !self.disk.known.contains(&hash) || self.disk.restoring.len() == RESTORES_MAX {
+                return;
+            }
+            let Some(page) = self.pool.allocate(&mut actions.zero) else { return };
+            let page = NamedPage { page, hash, root: sequence.chain.root(index) };
+            actions.restore.push(page);
+            // All that are under way, computed instead.
+            let wait = compute_seconds * (self.disk.restoring.len() + 1) as f64;
+            let until = self.now + Duration::from_secs_f64(wait.min(60.0));
+            self.disk.restoring.insert(hash, Restoring { page, until });
+        }
+    }
+
+    /// A read has ended; the page is cached from now on, or free again.
+    pub(super) fn end_restore(&mut self, hash: &ChainHash, found: bool, took: Duration) {
+        let Some(Restoring { page, .. }) = self.disk.restoring.remove(hash) else { return };
+        let mut page_number = page.page;
+        if found {
+            let seconds = took.as_secs_f64();
+            let before = if self.disk.restored_pages == 0 { seconds } else { self.disk.read_seconds };
+            self.disk.read_seconds = before + NEWEST * (seconds - before);
+            self.disk.restored_pages += 1;
+            page_number = self.pool.seal(page);
+        }
+        self.pool.release(&mut vec![page_number]);
+    }
+
+    /// Sealed pages that are not on disk, the least recently used first: what to write before the end.
+    pub fn unsaved_pages(&self) -> Vec<NamedPage> {
+        self.pool.named().filter(|page| !self.disk.known.contains(&page.hash)).collect()
+    }
+
+    /// Pages read back from disk so far.
+    pub fn restored_pages(&self) -> u64 {
+        self.disk.restored_pages
+    }
+}
