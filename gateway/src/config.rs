@@ -13,6 +13,8 @@ mod secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,9 @@ pub struct Config {
     pub models: Models,
     /// The inference engine's sizes.
     pub engine: Engine,
+    /// What is kept of prompts for those that begin with the same tokens. Nothing is shared between
+    /// callers with different keys, except prefixes named public.
+    pub prefix: Prefix,
     /// What one request may ask for.
     pub limits: Limits,
     /// Logs go to the standard error stream. They never hold prompts, outputs or keys.
@@ -181,6 +186,27 @@ pub enum Speculation {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+pub struct Prefix {
+    /// Keep them at all.
+    pub enabled: bool,
+    /// A folder where they outlive the process. Empty: none. One process at a time can use it.
+    pub store_dir: String,
+    /// What the folder may hold, in MiB; the least recently used go first.
+    pub store_mib: usize,
+    /// A file with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored. Empty: it is
+    /// stored in the clear, readable for whoever can read the folder.
+    pub store_key_file: String,
+    /// System messages of chats that all callers share. Whether another used one can then be told from
+    /// how quickly a chat begins.
+    pub public_systems: Vec<String>,
+    /// Files with such system messages, one each.
+    pub public_system_files: Vec<String>,
+    /// The same for completions: texts that prompts begin with.
+    pub public_texts: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Choices of one request: its prompts times `n`.
     pub choices_max: usize,
@@ -275,6 +301,20 @@ impl Default for Engine {
     }
 }
 
+impl Default for Prefix {
+    fn default() -> Self {
+        Prefix {
+            enabled: true,
+            store_dir: String::new(),
+            store_mib: 4096,
+            store_key_file: String::new(),
+            public_systems: Vec::new(),
+            public_system_files: Vec::new(),
+            public_texts: Vec::new(),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -325,6 +365,37 @@ impl Engine {
             },
             ..engine::EngineOptions::default()
         }
+    }
+}
+
+impl Prefix {
+    /// The engine's own form of this section; opens the folder.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the folder cannot be used, naming it.
+    pub fn options(&self) -> anyhow::Result<engine::PrefixOptions> {
+        let public = |content| engine::PublicPrefix { model: None, content };
+        let mut systems = self.public_systems.clone();
+        for path in &self.public_system_files {
+            systems.push(std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?);
+        }
+        let systems = systems.into_iter().map(|text| public(engine::PublicContent::System(text)));
+        let texts = self.public_texts.iter().map(|text| public(engine::PublicContent::Text(text.clone())));
+        let mut options = engine::PrefixOptions {
+            enabled: self.enabled,
+            store: None,
+            public: systems.chain(texts).collect(),
+        };
+        if self.enabled && !self.store_dir.is_empty() {
+            let key = match self.store_key_file.as_str() {
+                "" => None,
+                path => Some(engine::StoreKey::read(path.as_ref())?),
+            };
+            let bytes_max = (self.store_mib as u64).saturating_mul(1 << 20);
+            let folder = PathBuf::from(&self.store_dir);
+            options.store = Some(engine::PageStore::open(engine::StoreOptions { folder, bytes_max, key })?);
+        }
+        Ok(options)
     }
 }
 
@@ -398,6 +469,7 @@ impl Config {
             ("engine.stream_backlog", engine.stream_backlog as u64, 1),
             ("engine.stalled_client_ms", engine.stalled_client_ms, 1),
             ("models.on_demand_wait_ms", self.models.on_demand_wait_ms, 1),
+            ("prefix.store_mib", self.prefix.store_mib as u64, 1),
             ("limits.choices_max", limits.choices_max as u64, 1),
             ("limits.messages_max", limits.messages_max as u64, 1),
             ("limits.embedding_inputs_max", limits.embedding_inputs_max as u64, 1),

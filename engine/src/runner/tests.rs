@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+mod prefix;
+
 use super::*;
 use crate::handle::EventStream;
 use crate::model::LoadedModel;

@@ -103,6 +103,9 @@ pub struct ServeArguments {
     /// Cap on the context of every model, in tokens [default: what each was made for]
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
+    /// A folder that keeps prefixes of prompts, so that they start at once after a restart too
+    #[arg(long, value_name = "DIR")]
+    pub kv_store: Option<PathBuf>,
     /// Any setting, as in `engine.kv_mib=4096`; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,

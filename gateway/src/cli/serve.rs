@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use engine::Engine;
 use engine::model::{LoadedModel, ModelInfo, Task};
+use engine::Engine;
 
 use super::DONE;
 use super::arguments::ServeArguments;
@@ -33,6 +33,7 @@ pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<
     // What would be refused after the models are loaded is better refused before.
     config::listen_address(&config.server.listen, ApiKeys::load(&config.auth)?.is_required())?;
     let mut options = config.engine.options();
+    options.prefix = config.prefix.options()?;
     options.pin_first_models = config.models.keep;
     let (models, shelf) = load_models(&config, options.memory_bytes_max)?;
     let engine = Engine::start(models, options)?;
@@ -67,6 +68,7 @@ fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::R
     flag("models.folder", folder.map(|folder| folder.display().to_string()));
     flag("models.context_tokens_max", arguments.context.map(|tokens| tokens.to_string()));
     flag("engine.threads", arguments.threads.map(|threads| threads.to_string()));
+    flag("prefix.store_dir", arguments.kv_store.as_ref().map(|folder| folder.display().to_string()));
     flag("server.listen", arguments.listen.clone());
     let environment = Sources::process_environment();
     Ok(Config::load(&Sources { file: arguments.config.as_deref(), environment, overrides })?)
@@ -199,14 +201,14 @@ mod tests {
     fn flags_become_settings() {
         let config = configured(
             "serve --model a --model b=c --listen 127.0.0.1:9 --threads 3 --context 64 \
-             --models-dir /m --set engine.kv_mib=7",
+             --models-dir /m --kv-store /k --set engine.kv_mib=7",
         )
         .unwrap();
         assert_eq!(config.models.serve, ["a", "b=c"]);
         assert_eq!(config.server.listen, "127.0.0.1:9");
         assert_eq!((config.engine.threads, config.engine.kv_mib), (3, 7));
         assert_eq!(config.models.context_tokens_max, 64);
-        assert_eq!(config.models.folder, "/m");
+        assert_eq!((config.models.folder.as_str(), config.prefix.store_dir.as_str()), ("/m", "/k"));
     }
 
     #[test]

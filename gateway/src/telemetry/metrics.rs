@@ -120,6 +120,11 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
         ("janus_engine_models", "Models that take requests.", engine.models),
         ("janus_engine_memory_used_bytes", "Weights and caches of all models.", engine.memory_bytes_used),
         (
+            "janus_engine_kv_pages_cached",
+            "Pages kept for prompts that begin with the same tokens.",
+            engine.kv_pages_cached,
+        ),
+        (
             "janus_engine_embed_inputs_waiting",
             "Inputs that wait to be embedded.",
             engine.embed_inputs_waiting,
@@ -127,6 +132,13 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
     ];
     let counters = [
         ("janus_engine_prompt_tokens_total", "Prompt tokens processed.", engine.prompt_tokens),
+        (
+            "janus_engine_reused_prompt_tokens_total",
+            "Prompt tokens found in the prefix cache.",
+            engine.reused_prompt_tokens,
+        ),
+        ("janus_engine_kv_evictions_total", "Cached pages given up for new ones.", engine.kv_evictions),
+        ("janus_engine_kv_restored_total", "Pages read back from disk.", engine.kv_pages_restored),
         ("janus_engine_generated_tokens_total", "Tokens generated.", engine.generated_tokens),
         ("janus_engine_embedded_tokens_total", "Tokens embedded.", engine.embedded_tokens),
         (
