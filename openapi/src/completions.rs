@@ -30,7 +30,8 @@ pub struct CompletionRequest {
     /// Choices to generate for each prompt.
     #[schemars(range(min = 1, max = 128))]
     pub n: Option<u32>,
-    /// Only `n` itself is served.
+    /// Generates so many and answers the `n` with the highest mean log-probability; not while streaming.
+    #[schemars(range(min = 1, max = 128))]
     pub best_of: Option<u32>,
     /// Same seed and same request, same output. Choice number i uses `seed + i`.
     pub seed: Option<i64>,

@@ -58,7 +58,7 @@ def test_bad_chat_parameter(client, parameters, param):
     ({"prompt": []}, "prompt"),
     ({"prompt": [10**9]}, "prompt"),
     ({"prompt": [-1]}, "prompt"),
-    ({"best_of": 5}, "best_of"),
+    ({"best_of": 1, "n": 2}, "best_of"),
     ({"logprobs": 21}, "logprobs"),
 ])
 def test_bad_completion_parameter(client, parameters, param):

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use engine::model::{LoadedModel, ModelInfo, Task};
 use engine::Engine;
+use engine::model::{LoadedModel, ModelInfo, Task};
 
 use super::DONE;
 use super::arguments::ServeArguments;

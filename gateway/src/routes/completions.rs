@@ -40,7 +40,12 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
     let wanted = Wanted::of(&app, &request)?;
     let prompts = prompts(&app, &model, &mut request, bytes, wanted.echo).await?;
     let n = choices(request.n, prompts.len(), &app.limits)?;
-    let (sequences, echoes) = sequences(&app, &model, &caller, &mut request, prompts, wanted, n)?;
+    let best_of = best_of(&app, &request, n, prompts.len())?;
+    let (mut sequences, echoes) = sequences(&app, &model, &caller, &mut request, prompts, wanted, best_of)?;
+    if best_of > n {
+        // They are compared by it.
+        sequences.iter_mut().for_each(|sequence| _ = sequence.logprobs.get_or_insert(0));
+    }
     let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
     let head = ReplyHead::new("cmpl-", &model);
     let parts = echoes.into_iter().map(|echo| Parts::new(wanted, echo)).collect();
@@ -52,7 +57,46 @@ pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult
         );
     }
     let outcomes = collect(choices).await?;
-    Ok(json_reply(&reply(&head, outcomes, parts, n)))
+    let usage = UsageSum::of(&outcomes, best_of);
+    let chosen = best(outcomes.into_iter().zip(parts).collect(), best_of, n);
+    Ok(json_reply(&reply(&head, chosen, usage)))
+}
+
+/// How many sequences of each prompt to generate, of which `n` are answered.
+fn best_of(app: &App, request: &CompletionRequest, n: usize, prompts: usize) -> ApiResult<usize> {
+    let Some(best_of) = request.best_of.map(|count| count as usize).filter(|&count| count != n) else {
+        return Ok(n);
+    };
+    if best_of < n {
+        return Err(ApiError::invalid("best_of", format!("'best_of' must be at least 'n' ({n})")));
+    }
+    if request.stream.unwrap_or(false) {
+        let message = "'best_of' above 'n' cannot be streamed: which are best is known at the end";
+        return Err(ApiError::invalid("best_of", message));
+    }
+    at_most("best_of", best_of.saturating_mul(prompts), app.limits.choices_max, "sequences")?;
+    Ok(best_of)
+}
+
+/// The `n` likeliest of each prompt's `best_of` outcomes, by their mean log-probability.
+fn best(outcomes: Vec<(Outcome, Parts)>, best_of: usize, n: usize) -> Vec<(Outcome, Parts)> {
+    if best_of == n {
+        return outcomes;
+    }
+    let mut outcomes = outcomes.into_iter();
+    let mut chosen = Vec::new();
+    while outcomes.len() > 0 {
+        let mut group: Vec<(Outcome, Parts)> = outcomes.by_ref().take(best_of).collect();
+        group.sort_by(|(a, _), (b, _)| mean_logprob(b).total_cmp(&mean_logprob(a)));
+        group.truncate(n);
+        chosen.append(&mut group);
+    }
+    chosen
+}
+
+fn mean_logprob(outcome: &Outcome) -> f64 {
+    let sum: f64 = outcome.logprobs.iter().map(|token| f64::from(token.logprob)).sum();
+    sum / outcome.logprobs.len().max(1) as f64
 }
 
 /// What the output holds besides generated text.
@@ -212,9 +256,8 @@ impl Parts {
     }
 }
 
-fn reply<'a>(head: &'a ReplyHead, outcomes: Vec<Outcome>, parts: Vec<Parts>, n: usize) -> Completion<'a> {
-    let usage = UsageSum::of(&outcomes, n);
-    let choices = (0..).zip(outcomes.into_iter().zip(parts)).map(|(index, (outcome, mut parts))| {
+fn reply(head: &ReplyHead, outcomes: Vec<(Outcome, Parts)>, usage: Usage) -> Completion<'_> {
+    let choices = (0..).zip(outcomes).map(|(index, (outcome, mut parts))| {
         let echo = parts.echo(outcome.prompt_logprobs);
         let output = parts.output(outcome.text, outcome.logprobs);
         let (text, logprobs) = match echo {

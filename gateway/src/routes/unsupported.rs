@@ -72,15 +72,7 @@ pub fn check_completion(request: &CompletionRequest) -> ApiResult<()> {
         ("prompt_embeds", &request.prompt_embeds, Harmless::Empty),
         ("truncate_prompt_tokens", &request.truncate_prompt_tokens, Harmless::Empty),
         ("structured_outputs", &request.structured_outputs, Harmless::Empty),
-    ])?;
-    let n = request.n.unwrap_or(1);
-    if request.best_of.is_some_and(|best_of| best_of != n) {
-        return Err(ApiError::unsupported(
-            "best_of",
-            format!("'best_of' is served only when it equals 'n' ({n})"),
-        ));
-    }
-    Ok(())
+    ])
 }
 
 fn check(rows: &[Row<'_>]) -> ApiResult<()> {

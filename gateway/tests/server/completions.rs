@@ -54,6 +54,55 @@ fn a_reply_has_all_of_its_members() {
 }
 
 #[test]
+fn best_of_answers_the_likeliest() {
+    let server = start(|_| {});
+    let mean = |choice: &Value| {
+        let logprobs = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+        logprobs.iter().map(|logprob| logprob.as_f64().unwrap()).sum::<f64>() / logprobs.len() as f64
+    };
+    let sampled = json!({ "temperature": 2, "seed": 5, "logprobs": 0, "prompt": ["abc", "xyz"] });
+    let with = |more: Value| {
+        let mut body = sampled.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ask(&server, body)
+    };
+    let all = with(json!({ "n": 6 }));
+    let best = with(json!({ "n": 2, "best_of": 6 }));
+    for prompt in 0..2 {
+        let mut choices = all["choices"].as_array().unwrap()[prompt * 6..][..6].to_vec();
+        choices.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        let texts = |choices: &[Value]| choices.iter().map(|c| c["text"].clone()).collect::<Vec<Value>>();
+        assert_eq!(texts(&best["choices"].as_array().unwrap()[prompt * 2..][..2]), texts(&choices[..2]));
+    }
+    assert_eq!(best["usage"]["completion_tokens"], all["usage"]["completion_tokens"], "all were computed");
+    assert_eq!(best["usage"]["prompt_tokens"], 6);
+    let unasked = with(json!({ "n": 1, "best_of": 3, "logprobs": null }));
+    assert_eq!(unasked["choices"][0]["logprobs"], Value::Null);
+    for wrong in
+        [json!({ "n": 3, "best_of": 2 }), json!({ "best_of": 2, "stream": true }), json!({ "best_of": 1000 })]
+    {
+        let mut body = json!({ "model": "base", "prompt": "abc" });
+        body.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        let reply = server.post(PATH, &body.to_string());
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &"best_of".into()), "{wrong}");
+    }
+}
+
+#[test]
+fn a_second_request_says_how_much_was_cached() {
+    let server = start(|_| {});
+    let prompt = "All that begins the same is computed once. ".repeat(4);
+    let cached = |reply: &Value| reply["usage"]["prompt_tokens_details"]["cached_tokens"].clone();
+    let full = (prompt.len() - 1) / 32 * 32;
+    assert_eq!(cached(&ask(&server, json!({ "prompt": prompt }))), 0);
+    assert_eq!(cached(&ask(&server, json!({ "prompt": prompt }))), full);
+    let options = json!({ "prompt": prompt, "stream": true, "stream_options": { "include_usage": true } });
+    let events = ask(&server, options);
+    assert_eq!(cached(events.as_array().unwrap().last().unwrap()), full);
+    assert_eq!(server.metric("janus_engine_reused_prompt_tokens_total"), 2.0 * full as f64);
+}
+
+#[test]
 fn prompts_have_four_forms() {
     let server = start(|_| {});
     let one = |prompt: Value| texts(&ask(&server, json!({ "prompt": prompt }))).remove(0);

@@ -103,7 +103,7 @@ fn completion_refusals() {
         (json!({ "prompt": [258] }), Some("prompt"), invalid),
         (json!({ "prompt": ["a", "b", "c", "d", "e"] }), Some("prompt"), invalid),
         (json!({ "prompt": ["a", "b"], "n": 3 }), Some("n"), invalid),
-        (json!({ "best_of": 2 }), Some("best_of"), Some("unsupported_parameter")),
+        (json!({ "best_of": 1, "n": 2 }), Some("best_of"), invalid),
         (json!({ "suffix": "x" }), Some("suffix"), Some("unsupported_parameter")),
         (json!({ "logprobs": 21 }), Some("logprobs"), invalid),
         (json!({ "logprobs": true }), Some("logprobs"), Some("invalid_type")),

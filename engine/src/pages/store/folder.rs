@@ -10,13 +10,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::EngineError;
 use crate::pages::ChainHash;
 
 const EXTENSION: &str = "kv";
 const FRAGMENT: &str = "part";
+
+/// For the lock of a folder: one second.
+const LOCK_TRIES: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A page's file: whose folder, and its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +59,7 @@ impl StoreFolder {
         let io = |source| EngineError::Io { path: path.to_owned(), source };
         create_private(path).map_err(io)?;
         let lock = File::options().create(true).append(true).open(path.join("lock")).map_err(io)?;
-        match lock.try_lock() {
+        match lock_soon(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let reason = format!("{} is in use by another process; give each its own", path.display());
@@ -180,6 +184,18 @@ impl StoreFolder {
     fn file_path(&self, file: &FileId) -> PathBuf {
         self.path.join(hex(&file.model)).join(hex(&file.hash.0)).with_extension(EXTENSION)
     }
+}
+
+/// Takes the lock, or waits a little for whoever is just about to let go of it: a process that ends, or
+/// one forked from this one that has not begun its own program yet.
+fn lock_soon(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            result => return result,
+        }
+    }
+    lock.try_lock()
 }
 
 /// Creates a folder that only its owner may look into.

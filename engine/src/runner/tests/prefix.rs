@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kernels::{KvCache, KvLayout, PAGE_TOKENS, Tensor};
+use kernels::{KvCache, KvLayout, Tensor};
 
 use super::*;
 use crate::batch::{Batch, Decoder};
@@ -10,7 +10,7 @@ use crate::model::Network;
 use crate::pages::store::{PageStore, StoreOptions};
 use crate::prefix::{PrefixOptions, PublicContent, PublicPrefix};
 use crate::request::Caller;
-use crate::testing::MockDecoder;
+use crate::testing::{MockDecoder, page_keys};
 
 fn of_tenant(tenant: &str, request: Request) -> Request {
     Request { caller: Caller { tenant: tenant.into(), ..Caller::default() }, ..request }
@@ -179,14 +179,8 @@ struct Guard {
 impl Guard {
     /// The token that a page holds; each tenant says only one.
     fn marker(kv: &KvCache, page: u32) -> Option<u32> {
-        let mut content = Vec::new();
-        kv.export_page(page, &mut content);
-        let keys = content.chunks_exact(2).take(PAGE_TOKENS);
-        let mut found: Vec<u32> = keys
-            .map(|bytes| half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32() as u32)
-            .filter(|&key| key > 0)
-            .map(|key| key - 1)
-            .collect();
+        let keys = page_keys(kv, page).into_iter().filter(|&key| key > 0);
+        let mut found: Vec<u32> = keys.map(|key| key - 1).collect();
         found.dedup();
         assert!(found.len() < 2, "page {page} holds tokens of {found:?}");
         found.pop()
