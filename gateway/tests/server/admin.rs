@@ -128,41 +128,40 @@ fn a_model_is_loaded_used_and_unloaded() {
 fn a_version_is_swapped_while_a_stream_goes_on() {
     let (server, _) = start(|_| {});
     let mut stream = server.connect();
-    let body = json!({ "model": "endless", "prompt": "x", "max_tokens": 4000, "stream": true });
+    let body = json!({ "model": "slow", "prompt": "x", "max_tokens": 4000, "stream": true });
     stream.begin_post("/v1/completions", &body.to_string());
     assert_eq!(stream.head().0, 200);
     assert!(stream.chunk().is_some());
-    assert_eq!(load(&server, json!({ "model": "extra", "served_name": "endless" })).status, 200);
-    assert_eq!(content(&ask(&server, "endless")), EXTRA_ANSWER);
-    let states: Vec<Value> =
-        described(&server, "endless").iter().map(|model| model["state"].clone()).collect();
+    assert_eq!(load(&server, json!({ "model": "extra", "served_name": "slow" })).status, 200);
+    assert_eq!(content(&ask(&server, "slow")), EXTRA_ANSWER);
+    let states: Vec<Value> = described(&server, "slow").iter().map(|model| model["state"].clone()).collect();
     assert_eq!(states, ["unloading", "ready"]);
     assert!(String::from_utf8(stream.chunk().unwrap()).unwrap().contains("data: "));
     drop(stream);
-    eventually("the old version is gone", || described(&server, "endless").len() == 1);
-    assert_eq!(content(&ask(&server, "endless")), EXTRA_ANSWER);
+    eventually("the old version is gone", || described(&server, "slow").len() == 1);
+    assert_eq!(content(&ask(&server, "slow")), EXTRA_ANSWER);
 }
 
 #[test]
 fn an_unload_waits_for_what_runs_or_ends_it() {
     let (server, _) = start(|_| {});
     let mut stream = server.connect();
-    let body = json!({ "model": "endless", "prompt": "x", "max_tokens": 4000, "stream": true });
+    let body = json!({ "model": "slow", "prompt": "x", "max_tokens": 4000, "stream": true });
     stream.begin_post("/v1/completions", &body.to_string());
     assert_eq!(stream.head().0, 200);
     assert!(stream.chunk().is_some());
-    assert_eq!(unload(&server, json!({ "model": "endless" })).json()["unloaded"], false);
+    assert_eq!(unload(&server, json!({ "model": "slow" })).json()["unloaded"], false);
     let refused = server.post("/v1/completions", &body.to_string());
     assert_eq!(refused.error(), (503, None, Some("model_unloading".into())));
     assert!(refused.header("retry-after").is_some());
-    assert_eq!(unload(&server, json!({ "model": "endless", "cancel": true })).json()["unloaded"], true);
+    assert_eq!(unload(&server, json!({ "model": "slow", "cancel": true })).json()["unloaded"], true);
     // The stream ends, with an error in its place.
     let mut last = String::new();
     while let Some(chunk) = stream.chunk() {
         last = String::from_utf8(chunk).unwrap();
     }
     assert!(last.contains("error"), "{last}");
-    assert_eq!(unload(&server, json!({ "model": "endless" })).error().0, 404);
+    assert_eq!(unload(&server, json!({ "model": "slow" })).error().0, 404);
 }
 
 #[test]
