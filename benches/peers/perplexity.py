@@ -4,9 +4,10 @@
 
 As `llama-perplexity` has it: the text becomes tokens once, is cut into windows of 512, each window's first
 token is replaced by the beginning of sequence where the model has one, and the second half of each window
-is scored given all before it. Three numbers a model:
+is scored given all before it. Four numbers a model:
 
 - Janus as it serves: through its server's `/v1/completions` with `echo`, `logprobs` and no new token;
+- Janus with keys and values of 8 bits (`score --kv-int8`), which `--kv-format int8` serves with;
 - Janus with products of f32 throughout (`score --f32` of this workspace's benches);
 - llama.cpp: its own `llama-perplexity`.
 
@@ -87,10 +88,10 @@ def by_server(janus: Path, model: Path, chunks: list[list[int]], arguments: argp
     return perplexity(scores)
 
 
-def in_f32(model: Path, chunks: list[list[int]], arguments: argparse.Namespace) -> float:
-    command = ["cargo", "run", "--release", "--quiet", "-p", "benches", "--bin", "score", "--", model, "--f32"]
+def by_score(option: str, model: Path, chunks: list[list[int]], arguments: argparse.Namespace) -> float:
+    command = ["cargo", "run", "--release", "--quiet", "-p", "benches", "--bin", "score", "--", model, option]
     if arguments.score:
-        command = [arguments.score, model, "--f32"]
+        command = [arguments.score, model, option]
     options = {"input": json.dumps(chunks), "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     return perplexity(json.loads(sh(*command, **options, env=environment(arguments.isa)).stdout))
 
@@ -118,7 +119,8 @@ def measure(name: str, janus: Path, arguments: argparse.Namespace) -> dict:
     found = {
         "windows": len(chunks),
         "janus": by_server(janus, model, chunks, arguments),
-        "janus_f32": in_f32(model, chunks, arguments),
+        "janus_kv_int8": by_score("--kv-int8", model, chunks, arguments),
+        "janus_f32": by_score("--f32", model, chunks, arguments),
         "llama.cpp": theirs,
         "uncertainty": uncertainty,
     }
@@ -128,13 +130,13 @@ def measure(name: str, janus: Path, arguments: argparse.Namespace) -> dict:
 
 
 def table(found: dict[str, dict]) -> str:
-    lines = ["| model | Janus | Janus in f32 | llama.cpp | Janus against llama.cpp | f32 against llama.cpp |"]
-    lines.append("|---|---|---|---|---|---|")
+    heads = ["Janus", "with int8 keys and values", "in f32"]
+    lines = [f"| model | llama.cpp | {' | '.join(heads)} |", "|---|---|---|---|---|"]
     for name, row in found.items():
         theirs = row["llama.cpp"]
-        distances = [f"{100 * (row[key] / theirs - 1):+.2f} %" for key in ("janus", "janus_f32")]
-        values = [f"{row[key]:.3f}" for key in ("janus", "janus_f32", "llama.cpp")]
-        lines.append("| " + " | ".join([name, *values, *distances]) + " |")
+        ours = [row[key] for key in ("janus", "janus_kv_int8", "janus_f32")]
+        values = [f"{value:.3f} ({100 * (value / theirs - 1):+.2f} %)" for value in ours]
+        lines.append("| " + " | ".join([name, f"{theirs:.3f}", *values]) + " |")
     references = [(name, row["transformers_f32"]) for name, row in found.items() if "transformers_f32" in row]
     lines += [f"\ntransformers on the dequantised weights of {name}: {value:.3f}" for name, value in references]
     return "\n".join(lines)

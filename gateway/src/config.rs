@@ -174,6 +174,26 @@ pub struct Engine {
     /// `adaptive`: likely next tokens are computed ahead where that saves time; `off`: never. Answers are
     /// the same.
     pub speculation: Speculation,
+    /// How keys and values are kept: `int16`, or `int8`, which takes half the memory and costs a little
+    /// accuracy.
+    pub kv_format: KvFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KvFormat {
+    #[default]
+    Int16,
+    Int8,
+}
+
+impl KvFormat {
+    pub fn kernels(self) -> kernels::KvFormat {
+        match self {
+            KvFormat::Int16 => kernels::KvFormat::Int16,
+            KvFormat::Int8 => kernels::KvFormat::Int8,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -297,6 +317,7 @@ impl Default for Engine {
             stream_backlog: options.stream_backlog,
             stalled_client_ms: options.stalled_client_max.as_millis() as u64,
             speculation: Speculation::default(),
+            kv_format: KvFormat::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::kv::{KvCache, KvLayout, PagedRows};
+use crate::kv::{KvCache, KvFormat, KvLayout, PagedRows};
 use crate::matmul::{self, Linear, Precision, SendPtr};
 use crate::memory::Arena;
 use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope};
@@ -33,6 +33,8 @@ pub struct Device {
     f32_weights: bool,
     /// See [`Device::packing_aside`].
     packs_aside: bool,
+    /// See [`Device::with_kv_format`].
+    kv_format: KvFormat,
 }
 
 impl Device {
@@ -50,6 +52,7 @@ impl Device {
             isa,
             f32_weights: false,
             packs_aside: false,
+            kv_format: KvFormat::default(),
         })
     }
 
@@ -69,6 +72,15 @@ impl Device {
     /// gives all of it back.
     pub fn with_own_memory(&self) -> Device {
         Device { memory: Arc::default(), ..self.clone() }
+    }
+
+    /// The same device, keeping keys and values of models built for it from now on in `format`.
+    pub fn with_kv_format(self, format: KvFormat) -> Device {
+        Device { kv_format: format, ..self }
+    }
+
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv_format
     }
 
     pub fn isa(&self) -> Isa {

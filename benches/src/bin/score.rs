@@ -1,6 +1,7 @@
-//! Log-probabilities of given texts, with products of int8 activations or of f32 throughout.
+//! Log-probabilities of given texts, with products of int8 activations or of f32 throughout, or with keys
+//! and values of 8 bits.
 //!
-//! `cargo run --release -p benches --bin score -- MODEL [--f32] < CHUNKS` reads a JSON list of lists of
+//! `cargo run --release -p benches --bin score -- MODEL [--f32 | --kv-int8] < CHUNKS` reads a JSON list of lists of
 //! token ids and prints, for each, a list with the log-probability of every token after the first.
 //! `benches/peers/perplexity.py` makes perplexities of them. An instruction set is forced by
 //! `KERNELS_ISA`.
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use engine::model::{LoadOptions, load};
 use engine::{Caller, Engine, EngineOptions, Event, Request, SamplingParams, StopCriteria};
-use kernels::{CpuOptions, Device};
+use kernels::{CpuOptions, Device, KvFormat};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -19,6 +20,7 @@ fn main() -> Result<(), Failure> {
     let device = Device::cpu(CpuOptions::default())?;
     let device = match arguments.next().as_deref() {
         Some("--f32") => device.in_f32(),
+        Some("--kv-int8") => device.with_kv_format(KvFormat::Int8),
         None => device,
         Some(other) => return Err(format!("unknown option {other}").into()),
     };

@@ -8,8 +8,8 @@
 use std::mem::swap;
 
 use kernels::{
-    Activation, AttentionParams, Device, KvCache, KvFormat, KvLayout, Linear, RopeStyle, RopeTable, Table,
-    Tensor, Vector,
+    Activation, AttentionParams, Device, KvCache, KvLayout, Linear, RopeStyle, RopeTable, Table, Tensor,
+    Vector,
 };
 
 use crate::EngineError;
@@ -127,7 +127,7 @@ pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineErro
             layers: h.layers,
             kv_heads: h.kv_heads,
             head_dim: h.head_dim,
-            format: KvFormat::default(),
+            format: weights.device().kv_format(),
         },
         attention: AttentionParams {
             heads: h.heads,

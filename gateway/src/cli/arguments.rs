@@ -103,6 +103,9 @@ pub struct ServeArguments {
     /// Cap on the context of every model, in tokens [default: what each was made for]
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
+    /// How keys and values are kept: int16, or int8 in half the memory [default: int16]
+    #[arg(long, value_name = "FORMAT")]
+    pub kv_format: Option<String>,
     /// A folder that keeps prefixes of prompts, so that they start at once after a restart too
     #[arg(long, value_name = "DIR")]
     pub kv_store: Option<PathBuf>,

@@ -67,6 +67,7 @@ fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::R
     arguments.draft.iter().for_each(|draft| flag("models.drafts", Some(draft.clone())));
     flag("models.folder", folder.map(|folder| folder.display().to_string()));
     flag("models.context_tokens_max", arguments.context.map(|tokens| tokens.to_string()));
+    flag("engine.kv_format", arguments.kv_format.clone());
     flag("engine.threads", arguments.threads.map(|threads| threads.to_string()));
     flag("prefix.store_dir", arguments.kv_store.as_ref().map(|folder| folder.display().to_string()));
     flag("server.listen", arguments.listen.clone());
@@ -80,6 +81,7 @@ fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<Load
     let models = &config.models;
     let folder = Some(Path::new(&models.folder)).filter(|folder| !folder.as_os_str().is_empty());
     let mut opener = Opener::new(folder, Some(config.engine.threads).filter(|&threads| threads > 0))?;
+    opener.device = opener.device.with_kv_format(config.engine.kv_format.kernels());
     opener.verify = models.verify;
     opener.context_tokens = Some(models.context_tokens_max).filter(|&tokens| tokens > 0);
     for (name, draft) in drafts(&models.drafts)? {

@@ -24,7 +24,7 @@ fn guesses_change_no_token() {
     ];
     for (sampling, stop, max_new_tokens) in rows {
         let run = |speculation| {
-            let options = EngineOptions { speculation, ..EngineOptions::default() };
+            let options = EngineOptions { speculation, stream_backlog: 1024, ..EngineOptions::default() };
             let mock = MockOptions { next: Arc::clone(&next), ..MockOptions::default() };
             let engine = start_with(mock, options);
             let request = Request {
@@ -81,8 +81,12 @@ fn a_draft_model_changes_no_token() {
                         false => model,
                     };
                     let bytes = pages * model.page_bytes();
-                    let options =
-                        EngineOptions { kv_bytes_max: bytes, speculation, ..EngineOptions::default() };
+                    let options = EngineOptions {
+                        kv_bytes_max: bytes,
+                        speculation,
+                        stream_backlog: 1024,
+                        ..EngineOptions::default()
+                    };
                     let engine = Engine::start(vec![model], options).expect("a mock engine starts");
                     let ask = |client: usize| {
                         let prompt = "The same beginning of all of the prompts, and then ".repeat(2)
