@@ -78,6 +78,7 @@ fn limits(streams: usize, pages: usize) -> SchedulerLimits {
         scrub_pages_max: 32,
         idle_scrub_pages_max: 128,
         share_prefixes: true,
+        has_disk: false,
         stalled_client_max: Duration::from_secs(60),
     }
 }
