@@ -54,6 +54,9 @@ pub(super) struct GenerationRunner {
     disk: Option<Disk>,
     /// What the scheduler has not been told yet.
     events: Vec<SchedulerEvent>,
+    /// Sequences that the step being run finishes. The scheduler hears of them after the step itself, so
+    /// that the pages their last rows filled are sealed first.
+    finished: Vec<SequenceId>,
     logits: Tensor,
     scratch: SamplerScratch,
     guessing: Guessing,
@@ -99,6 +102,7 @@ impl GenerationRunner {
             prefixes,
             disk,
             events: Vec::new(),
+            finished: Vec::new(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
             guessing: Guessing::new(options.speculation, draft),
@@ -230,6 +234,7 @@ impl GenerationRunner {
             // With what a draft model does beside it.
             self.events.push(SchedulerEvent::Ran { rows, took: before.elapsed() });
         }));
+        self.events.extend(self.finished.drain(..).map(|id| SchedulerEvent::Ended { id }));
         if let Err(panic) = computed {
             self.fail(&actions.sequences, &panic_text(panic), inbox, counters);
         }
@@ -256,7 +261,7 @@ impl GenerationRunner {
                         counters.finished_requests += 1;
                         let request = self.requests.remove(&id).expect("it was just used");
                         counters.generated_tokens += u64::from(end.chose_token);
-                        self.events.push(SchedulerEvent::Ended { id });
+                        self.finished.push(id);
                         request.finish(end, Instant::now());
                     }
                 }

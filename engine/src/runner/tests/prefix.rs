@@ -48,6 +48,15 @@ fn full_pages_are_found_by_the_same_tenant_only() {
 }
 
 #[test]
+fn what_the_last_step_filled_is_found() {
+    let engine = start(letters());
+    let one = |length| Request { max_new_tokens: 1, ..request(&text(length)) };
+    for (length, expected) in [(700, 0), (700, 672), (721, 672), (721, 704)] {
+        assert_eq!(ask_cached(&engine, one(length)).1, expected, "{length} tokens");
+    }
+}
+
+#[test]
 fn something_is_always_computed_and_scored_prompts_are_whole() {
     let engine = start(letters());
     for (length, expected) in [(1, 0), (32, 0), (33, 32), (64, 32), (65, 64)] {
