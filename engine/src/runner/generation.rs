@@ -226,13 +226,16 @@ impl GenerationRunner {
         let computed = catch_unwind(AssertUnwindSafe(|| {
             forward(self.network.as_mut(), &actions.batch, &mut self.kv, &mut self.logits);
             let (rows, took) = (actions.batch.tokens.len(), before.elapsed());
+            // Before what follows from the outputs: a sequence that ends now leaves its pages to others.
+            let ran = self.events.len();
+            self.events.push(SchedulerEvent::Ran { rows, took });
             self.guessing.begin_step();
             for (row, output) in actions.outputs.iter().enumerate() {
                 self.answer(row, *output, counters);
             }
             self.guessing.end_step(actions, took, &mut self.requests, &mut self.events, counters);
-            // With what a draft model does beside it.
-            self.events.push(SchedulerEvent::Ran { rows, took: before.elapsed() });
+            // With what a draft model did beside it.
+            self.events[ran] = SchedulerEvent::Ran { rows, took: before.elapsed() };
         }));
         self.events.extend(self.finished.drain(..).map(|id| SchedulerEvent::Ended { id }));
         if let Err(panic) = computed {

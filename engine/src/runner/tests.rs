@@ -488,3 +488,11 @@ fn token_ids_of_the_mock_are_bytes() {
     assert_eq!(tokenizer.decode(&tokens("a é!"), false), "a é!");
     assert_eq!(tokenizer.token_id("<|im_end|>"), Some(IM_END));
 }
+
+#[test]
+fn a_prompt_whose_answer_is_one_token_leaves_all_of_its_full_pages() {
+    let engine = start(letters());
+    let ask = || ask(&engine, Request { max_new_tokens: 1, ..request(&"0123456789".repeat(10)) });
+    let cached = [(); 2].map(|()| ask().finished.expect("it finished").cached_tokens);
+    assert_eq!(cached, [0, 96]);
+}
