@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use super::layout::BLOCK;
+use super::rounding::{CODE_MAX, Rounding};
 use crate::Isa;
 use crate::pool::WorkerPool;
-use crate::simd::{LANES, Simd, per_isa};
+use crate::simd::{Simd, per_isa};
 
 /// What a kernel needs to know of one row's block besides its codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -172,7 +173,7 @@ per_isa!(
 );
 
 #[inline(always)]
-fn quantize_groups_body<S: Simd>(
+fn quantize_groups_body<S: Simd + Rounding>(
     groups: &[ColumnGroup],
     x: &[f32],
     columns: usize,
@@ -191,10 +192,10 @@ fn quantize_groups_body<S: Simd>(
             let row = &x[(group.first + index) / each * columns..][..columns];
             for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let at = block * group.count + index;
-                headers[at] = quantize_block(values, &mut codes[at]);
+                headers[at] = quantize_block::<S>(values, &mut codes[at]);
                 if precision == Precision::Int15 {
                     let left = left_over(values, &codes[at], headers[at].scale);
-                    headers[at + 1] = quantize_block(&left, &mut codes[at + 1]);
+                    headers[at + 1] = quantize_block::<S>(&left, &mut codes[at + 1]);
                 }
             }
         }
@@ -214,30 +215,11 @@ fn left_over(values: &[f32; BLOCK], codes: &[i8; BLOCK], scale: f32) -> [f32; BL
 /// Symmetric: scale = max|x| / 127, codes rounded to nearest, ties to even. Values that are no numbers
 /// become code 0.
 #[inline(always)]
-fn quantize_block(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> BlockHeader {
-    let mut largest = [0.0_f32; LANES];
-    for half in values.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            let magnitude = half[lane].abs();
-            largest[lane] = if magnitude > largest[lane] { magnitude } else { largest[lane] };
-        }
-    }
-    let largest = largest.iter().fold(0.0_f32, |max, &value| if value > max { value } else { max });
-    let inverse = if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
-    let scale = if inverse > 0.0 { largest / 127.0 } else { 0.0 };
-    let mut sums = [0_i32; 2];
-    for ((values, codes), sum) in
-        values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0).zip(&mut sums)
-    {
-        for (value, code) in values.iter().zip(codes) {
-            let scaled = value * inverse;
-            let scaled = if scaled.abs() <= 127.5 { scaled } else { 0.0 };
-            // Adding 1.5·2^23 leaves the rounded value in the low bits.
-            let rounded = (scaled + 12_582_912.0).to_bits().wrapping_sub(0x4B40_0000) as i32;
-            *code = rounded as i8;
-            *sum += rounded;
-        }
-    }
+fn quantize_block<S: Rounding>(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> BlockHeader {
+    let largest = S::largest(values);
+    let inverse = if largest > 0.0 && largest.is_finite() { CODE_MAX / largest } else { 0.0 };
+    let scale = if inverse > 0.0 { largest / CODE_MAX } else { 0.0 };
+    let sums = S::round(values, inverse, codes);
     let all = [sums[0], sums[1], sums[0] + sums[1]];
     BlockHeader {
         scale,
@@ -308,7 +290,7 @@ mod tests {
         for bad in [0.0, f32::NAN, f32::INFINITY] {
             let mut values = [0.0; BLOCK];
             values[3] = bad;
-            quantize_block(&values, &mut codes);
+            quantize_block::<crate::simd::Scalar>(&values, &mut codes);
             assert_eq!(codes, [0; BLOCK]);
         }
     }

@@ -25,6 +25,7 @@ mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod rounding;
 mod scalar;
 #[cfg(test)]
 mod tests;
