@@ -30,10 +30,12 @@ impl Disk {
                 StoreReply::Gone(hash) => SchedulerEvent::Unstored { hash },
                 StoreReply::Written { hash, stored } => SchedulerEvent::SpillEnded { hash, stored },
                 StoreReply::Read { hash, page, content, took } => {
-                    if let Some(content) = &content {
-                        kv.import_page(page, content);
+                    let found = content.is_some();
+                    if let Some(content) = content {
+                        kv.import_page(page, &content);
+                        self.client.recycle(content);
                     }
-                    SchedulerEvent::Restored { hash, found: content.is_some(), took }
+                    SchedulerEvent::Restored { hash, found, took }
                 }
             });
         }

@@ -124,24 +124,25 @@ impl StoreFolder {
         Ok(removed)
     }
 
-    /// Reads a page's file and counts that as a use.
+    /// Reads a page's file into `content`, over whatever that held, and counts that as a use.
     ///
     /// # Errors
     /// As the file system says.
-    pub fn read(&mut self, file: &FileId) -> io::Result<Vec<u8>> {
+    pub fn read(&mut self, file: &FileId, content: &mut Vec<u8>) -> io::Result<()> {
         let Some(&Entry { bytes, .. }) = self.entries.get(file) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let mut content = Vec::with_capacity(bytes as usize);
+        content.clear();
+        content.reserve_exact(bytes as usize);
         // Somebody has cleaned up.
         let opened = File::open(self.file_path(file)).inspect_err(|_| self.forget(file))?;
         // One byte more than there should be tells a file that has grown.
-        Read::by_ref(&mut &opened).take(bytes + 1).read_to_end(&mut content)?;
+        Read::by_ref(&mut &opened).take(bytes + 1).read_to_end(content)?;
         // The order of use survives in the files' times; where the system refuses, it is lost.
         let _ = opened.set_modified(SystemTime::now());
         self.forget(file);
         self.insert(*file, bytes);
-        Ok(content)
+        Ok(())
     }
 
     /// Overwrites and removes a page's file.
@@ -283,6 +284,11 @@ mod tests {
         folder.write(file(byte), [&[byte], &vec![byte; length - 1]]).unwrap()
     }
 
+    fn read(folder: &mut StoreFolder, byte: u8) -> io::Result<Vec<u8>> {
+        let mut content = b"what was there before".to_vec();
+        folder.read(&file(byte), &mut content).map(|()| content)
+    }
+
     #[test]
     fn keeps_the_most_recently_used_within_its_bound_across_restarts() {
         let temporary = tempfile::tempdir().unwrap();
@@ -290,10 +296,10 @@ mod tests {
         for byte in [11, 12, 21] {
             assert_eq!(write(&mut folder, byte, 30), []);
         }
-        assert_eq!(folder.read(&file(11)).unwrap(), [11; 30]);
+        assert_eq!(read(&mut folder, 11).unwrap(), [11; 30]);
         assert_eq!(write(&mut folder, 22, 40), [file(12)], "used least recently");
         assert_eq!((folder.bytes(), folder.pages()), (100, 3));
-        assert!(folder.read(&file(12)).is_err());
+        assert!(read(&mut folder, 12).is_err());
         // The same page again takes no more room.
         write(&mut folder, 22, 40);
         assert_eq!(folder.bytes(), 100);
@@ -303,7 +309,7 @@ mod tests {
         let mut folder = open(temporary.path(), 100);
         assert_eq!((folder.bytes(), folder.pages()), (100, 3));
         assert_eq!(folder.pages_of(&[1; 32]), [ChainHash([11; 32])]);
-        assert_eq!(folder.read(&file(22)).unwrap(), [22; 40]);
+        assert_eq!(read(&mut folder, 22).unwrap(), [22; 40]);
         drop(folder);
         assert_eq!(open(temporary.path(), 50).bytes(), 40, "a smaller bound counts at once");
     }

@@ -12,9 +12,10 @@ mod folder;
 mod record;
 
 use std::fmt;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,10 @@ use crate::EngineError;
 
 /// Pages on their way to or from the disk; more are refused.
 const JOBS_MAX: usize = 32;
+
+/// Buffers kept for pages to come. Memory that was just used is read into several times as fast as memory
+/// the system has to clear first.
+const BUFFERS_MAX: usize = 4;
 
 /// Where and how much.
 #[derive(Clone, Debug)]
@@ -73,6 +78,28 @@ struct Inner {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<StoreStats>>,
+    buffers: Arc<Buffers>,
+}
+
+/// What pages were read into, to be used again. The last of them goes with the store.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.lock().pop().unwrap_or_default()
+    }
+
+    fn put(&self, buffer: Vec<u8>) {
+        let mut buffers = self.lock();
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(buffer);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// For metrics.
@@ -111,9 +138,23 @@ pub enum StoreReply {
         hash: ChainHash,
         page: u32,
         /// `None` when it is gone.
-        content: Option<Vec<u8>>,
+        content: Option<PageContent>,
         took: Duration,
     },
+}
+
+/// A page that was read and checked: the bytes of its file, of which it derefs to the content.
+#[derive(Debug)]
+pub struct PageContent {
+    record: Vec<u8>,
+    content: Range<usize>,
+}
+
+impl Deref for PageContent {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.record[self.content.clone()]
+    }
 }
 
 enum Job {
@@ -150,13 +191,20 @@ impl PageStore {
         let folder = StoreFolder::open(&options.folder, options.bytes_max)?;
         let (jobs, receiver) = sync_channel(JOBS_MAX);
         let stats = Arc::new(Mutex::new(StoreStats::default()));
-        let mut worker = Worker { folder, key: options.key, stats: Arc::clone(&stats), clients: Vec::new() };
+        let buffers = Arc::new(Buffers::default());
+        let mut worker = Worker {
+            folder,
+            key: options.key,
+            stats: Arc::clone(&stats),
+            buffers: Arc::clone(&buffers),
+            clients: Vec::new(),
+        };
         worker.publish(|_| ());
         let thread = std::thread::Builder::new()
             .name("page store".to_owned())
             .spawn(move || receiver.into_iter().for_each(|job| worker.work(job)))
             .map_err(|error| EngineError::Failed(format!("cannot start a thread: {error}")))?;
-        Ok(PageStore { inner: Arc::new(Inner { jobs: Some(jobs), thread: Some(thread), stats }) })
+        Ok(PageStore { inner: Arc::new(Inner { jobs: Some(jobs), thread: Some(thread), stats, buffers }) })
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -233,6 +281,11 @@ impl StoreClient {
         self.try_send(Job::Read { reply: self.reply(), id, page, content_bytes: self.page_bytes })
     }
 
+    /// Gives a page's buffer back once its content was copied.
+    pub fn recycle(&self, content: PageContent) {
+        self.store.inner.buffers.put(content.record);
+    }
+
     fn try_send(&self, job: Job) -> bool {
         match self.store.jobs().try_send(job) {
             Ok(()) => true,
@@ -250,6 +303,7 @@ struct Worker {
     folder: StoreFolder,
     key: Option<StoreKey>,
     stats: Arc<Mutex<StoreStats>>,
+    buffers: Arc<Buffers>,
     /// Who hears of pages that go.
     clients: Vec<([u8; 32], Reply)>,
 }
@@ -300,13 +354,14 @@ impl Worker {
         }
     }
 
-    fn read(&mut self, id: &PageId, content_bytes: usize) -> Option<Vec<u8>> {
+    fn read(&mut self, id: &PageId, content_bytes: usize) -> Option<PageContent> {
         let file = FileId { model: id.model, hash: id.hash };
-        let record = self.folder.read(&file).ok()?;
-        match record::decode(record, id, content_bytes, self.key.as_ref()) {
+        let mut record = self.buffers.take();
+        self.folder.read(&file, &mut record).ok()?;
+        match record::decode(&mut record, id, content_bytes, self.key.as_ref()) {
             Ok(content) => {
                 self.publish(|stats| stats.read_pages += 1);
-                Some(content)
+                Some(PageContent { record, content })
             }
             Err(error) => {
                 tracing::warn!(%error, "removed a page of the prefix store");

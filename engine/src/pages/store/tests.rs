@@ -22,7 +22,7 @@ fn content(index: u32) -> Vec<u8> {
 }
 
 fn open(folder: &Path, pages_max: usize, key: Option<u8>) -> PageStore {
-    let bytes_max = (pages_max * record::record_bytes(PAGE_BYTES, key.is_some())) as u64;
+    let bytes_max = (pages_max * record::record_bytes(PAGE_BYTES)) as u64;
     let key = key.map(|byte| StoreKey([byte; 32]));
     PageStore::open(StoreOptions { folder: folder.to_owned(), bytes_max, key }).unwrap()
 }
@@ -36,7 +36,11 @@ fn read(client: &StoreClient, root: ChainHash, index: u32) -> Option<Vec<u8>> {
     loop {
         if let StoreReply::Read { hash: of, page, content, .. } = next_reply(client) {
             assert_eq!((of, page), (hash(index), 5));
-            return content;
+            return content.map(|content| {
+                let bytes = content.to_vec();
+                client.recycle(content);
+                bytes
+            });
         }
     }
 }
