@@ -566,20 +566,3 @@ fn a_client_that_does_not_read_gives_up_its_pages_to_one_that_waits() {
         (&[id][..], &[SequenceId(1)][..])
     );
 }
-
-#[test]
-fn prints_what_a_step_costs_at_256_sequences() {
-    let limits = SchedulerLimits { running_sequences_max: 256, ..limits(256 * 16) };
-    let mut scheduler = Scheduler::new(limits);
-    let mut actions = scheduler.step(Duration::ZERO, (0..256).map(|id| arrival(id, 1)));
-    let mut times = Vec::new();
-    for _ in 0..400 {
-        let events = sample_all(&actions);
-        assert_eq!(events.len(), 256);
-        let started = std::time::Instant::now();
-        actions = scheduler.step(Duration::ZERO, events);
-        times.push(started.elapsed());
-    }
-    times.sort();
-    println!("a step of 256 decodes: median {:?}, slowest {:?}", times[200], times[399]);
-}
