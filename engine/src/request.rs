@@ -157,4 +157,6 @@ pub enum FinishReason {
     Length,
     /// The caller dropped its stream, or the engine is draining.
     Cancelled,
+    /// Its model was unloaded without waiting for it.
+    Unloaded,
 }

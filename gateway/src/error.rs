@@ -123,6 +123,12 @@ impl ApiError {
         ApiError::unavailable("The server is shutting down; send the request again", "server_shutting_down")
     }
 
+    pub fn unloaded() -> ApiError {
+        let message = "The model was unloaded in the middle of this answer; ask another, or ask again once it \
+                       is loaded";
+        ApiError::unavailable(message, "model_unloading")
+    }
+
     pub fn overloaded() -> ApiError {
         let message = "The server has as many requests in work as it allows; try again shortly";
         ApiError::unavailable(message, "server_overloaded")

@@ -115,15 +115,18 @@ fn what_runs_finishes_before_its_model_goes() {
 
 #[test]
 fn a_cancelling_unload_does_not_wait() {
-    let vectors = embedding_model("vectors", 16, Duration::ZERO);
+    let vectors = embedding_model("vectors", 16, Duration::from_millis(200));
     let engine = Engine::start(vec![model("one", 0, "1"), vectors], with_memory(1 << 20)).unwrap();
     let stream = started(&engine, request("one", 2000));
     let finishing = engine.unload("one", UnloadMode::Finish).unwrap();
     // Thought better of.
     let cancelling = engine.unload("one", UnloadMode::Cancel).unwrap();
     assert!(cancelling.wait(PATIENCE) && finishing.wait(PATIENCE));
-    assert_eq!(read(stream).1, FinishReason::Cancelled);
-    assert!(engine.unload("vectors", UnloadMode::Finish).unwrap().wait(PATIENCE));
+    assert_eq!(read(stream).1, FinishReason::Unloaded);
+    let inputs = vec![vec![7; 16]; 1000];
+    let reply = engine.embed(EmbedRequest { model: "vectors".to_owned(), inputs }).unwrap();
+    assert!(engine.unload("vectors", UnloadMode::Cancel).unwrap().wait(PATIENCE));
+    assert!(matches!(reply.wait_blocking(), Err(EngineError::ModelUnloading(_))));
     for mode in [UnloadMode::Finish, UnloadMode::Cancel] {
         assert!(matches!(engine.unload("nobody", mode), Err(EngineError::UnknownModel(_))));
     }

@@ -92,10 +92,14 @@ impl EmbeddingRunner {
         self.jobs.iter().map(|job| job.inputs.len() - job.taken).sum()
     }
 
-    /// Ends everything, for a drain or the engine's end.
-    pub fn cancel_all(&mut self, inbox: &Inbox, counters: &mut Counters) {
+    /// Ends everything, and tells the callers why.
+    pub fn cancel_all(&mut self, why: impl Fn() -> EngineError, inbox: &Inbox, counters: &mut Counters) {
         counters.cancelled_requests += self.jobs.len() as u64;
-        self.end_where(inbox, |_| true);
+        for job in self.jobs.drain(..) {
+            inbox.leave(Queue::Embed, job.tokens);
+            // Nobody there to be told.
+            let _ = job.reply.send(Err(why()));
+        }
     }
 
     /// One input from each job in turn, until the next would be too much.
@@ -172,7 +176,7 @@ impl EmbeddingRunner {
         }
     }
 
-    /// Drops jobs, which tells their callers that the engine is stopping, if there still are any.
+    /// Drops jobs whose callers are gone.
     fn end_where(&mut self, inbox: &Inbox, is_over: impl Fn(&Job) -> bool) {
         self.jobs.retain(|job| {
             let over = is_over(job);

@@ -176,10 +176,10 @@ impl GenerationRunner {
         self.requests.values().filter(|request| request.is_admitted()).count()
     }
 
-    /// Ends everything, for a drain or the engine's end.
-    pub fn cancel_all(&mut self, inbox: &Inbox, counters: &mut Counters) {
+    /// Ends everything.
+    pub fn cancel_all(&mut self, reason: FinishReason, inbox: &Inbox, counters: &mut Counters) {
         let ids: Vec<SequenceId> = self.requests.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.cancel(id, inbox, counters));
+        ids.into_iter().for_each(|id| self.cancel(id, reason, inbox, counters));
     }
 
     /// Looks at every stream: whose client is gone, whose does not read, whose reads again.
@@ -195,7 +195,7 @@ impl GenerationRunner {
                 });
             }
         }
-        gone.into_iter().for_each(|id| self.cancel(id, inbox, counters));
+        gone.into_iter().for_each(|id| self.cancel(id, FinishReason::Cancelled, inbox, counters));
     }
 
     fn follow(&mut self, actions: &Actions, inbox: &Inbox, counters: &mut Counters) {
@@ -216,7 +216,7 @@ impl GenerationRunner {
         counters.preemptions += actions.preempted.len() as u64;
         for &id in &actions.stalled {
             tracing::info!(sequence = id.0, "cancelled: its client reads no more");
-            self.cancel(id, inbox, counters);
+            self.cancel(id, FinishReason::Cancelled, inbox, counters);
         }
     }
 
@@ -285,10 +285,10 @@ impl GenerationRunner {
     }
 
     /// Ends one request early.
-    fn cancel(&mut self, id: SequenceId, inbox: &Inbox, counters: &mut Counters) {
+    fn cancel(&mut self, id: SequenceId, reason: FinishReason, inbox: &Inbox, counters: &mut Counters) {
         if let Some(request) = self.remove(id, inbox) {
             counters.cancelled_requests += 1;
-            request.finish(End::early(FinishReason::Cancelled), Instant::now());
+            request.finish(End::early(reason), Instant::now());
         }
     }
 

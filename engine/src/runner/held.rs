@@ -9,12 +9,13 @@ use super::draft::DraftModel;
 use super::embedding::EmbeddingRunner;
 use super::generation::GenerationRunner;
 use super::{Counters, ModelRunner};
-use crate::EngineOptions;
 use crate::inbox::Inbox;
 use crate::memory::Reservation;
 use crate::model::{LoadedModel, Network};
 use crate::prefix::Prefixes;
+use crate::request::FinishReason;
 use crate::residents::{Residents, Served};
+use crate::{EngineError, EngineOptions};
 
 /// A model on its way to the thread.
 pub(crate) struct Resident {
@@ -69,10 +70,20 @@ impl HeldModel {
         HeldModel { runner, served, memory, place }
     }
 
+    /// Ends everything: because this model goes, or the engine.
     pub fn cancel_all(&mut self, inbox: &Inbox, counters: &mut Counters) {
+        let goes = self.served.is_cancelled();
         match &mut self.runner {
-            ModelRunner::Generate(runner) => runner.cancel_all(inbox, counters),
-            ModelRunner::Embed(runner) => runner.cancel_all(inbox, counters),
+            ModelRunner::Generate(runner) => {
+                let reason = if goes { FinishReason::Unloaded } else { FinishReason::Cancelled };
+                runner.cancel_all(reason, inbox, counters);
+            }
+            ModelRunner::Embed(runner) => {
+                let name = &self.served.info.name;
+                let unloaded = || EngineError::ModelUnloading(name.clone());
+                let error = || if goes { unloaded() } else { EngineError::Stopped };
+                runner.cancel_all(error, inbox, counters);
+            }
         }
     }
 

@@ -211,12 +211,13 @@ impl Partial {
 }
 
 /// # Errors
-/// 503 for a sequence that was cancelled: its client is still here, so the server is going.
+/// 503 for a sequence that was cancelled: its client is still here, so the server or the model is going.
 pub fn finish_reason(reason: FinishReason) -> ApiResult<openapi::chat::FinishReason> {
     match reason {
         FinishReason::Stop => Ok(openapi::chat::FinishReason::Stop),
         FinishReason::Length => Ok(openapi::chat::FinishReason::Length),
         FinishReason::Cancelled => Err(ApiError::draining()),
+        FinishReason::Unloaded => Err(ApiError::unloaded()),
     }
 }
 

@@ -160,7 +160,7 @@ fn an_unload_waits_for_what_runs_or_ends_it() {
     while let Some(chunk) = stream.chunk() {
         last = String::from_utf8(chunk).unwrap();
     }
-    assert!(last.contains("error"), "{last}");
+    assert!(last.contains("The model was unloaded") && last.contains("model_unloading"), "{last}");
     assert_eq!(unload(&server, json!({ "model": "slow" })).error().0, 404);
 }
 
