@@ -21,13 +21,15 @@ class Size:
 
     prompts: tuple[int, ...]
     streams: tuple[int, ...]
+    # Prompts after which one stream is measured.
+    deep: tuple[int, ...]
     # Tokens each stream waits for.
     decode_tokens: int
 
 
-SMALL = Size(PROMPTS, STREAMS, 64)
-LARGE = Size(PROMPTS, STREAMS, 32)
-LARGEST = Size((16, 128, 512), (1, 4, 16), 32)
+SMALL = Size(PROMPTS, STREAMS, (2048,), 64)
+LARGE = Size(PROMPTS, STREAMS, (2048,), 32)
+LARGEST = Size((16, 128, 512), (1, 4, 16), (), 32)
 
 PULLED = {
     "smollm2-135m-instruct": "SmolLM2-135M-Instruct.Q4_1.gguf",

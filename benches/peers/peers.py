@@ -21,6 +21,7 @@ import random
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import models
@@ -41,8 +42,9 @@ from servers import (
 )
 
 CONTEXT = 8192
-# Random prompts make a greedy model repeat itself, which would flatter guessing of next tokens.
-JANUS_OPTIONS = ("--set", "engine.speculation=off")
+# Random prompts make a greedy model repeat itself, which would flatter guessing of next tokens; and a prompt
+# that came before is computed again, as llama.cpp does with `cache_prompt` off.
+JANUS_OPTIONS = ("--set", "engine.speculation=off", "--set", "prefix.enabled=false")
 KINDS = ("janus", "llama.cpp")
 # A figure is repeated within a round until it has taken so long, and this often at most.
 REPEAT_SECONDS = 1.5
@@ -77,6 +79,17 @@ def decode_tok_s(server: Server, streams: int, tokens: int, rng: random.Random) 
     return streams * tokens / median_seconds(measure)
 
 
+def deep_tok_s(server: Server, prompt_tokens: int, tokens: int, rng: random.Random) -> float:
+    """Tokens a second of one stream after a prompt of `prompt_tokens`, from its first token on."""
+
+    def measure() -> float:
+        body = {"prompt": random_prompt(rng, prompt_tokens), "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        answer = server.stream("/v1/completions", body | {"cache_prompt": False})
+        return (answer.seconds - answer.arrivals[0]) / (answer.completion_tokens - 1)
+
+    return 1 / median_seconds(measure)
+
+
 def measure(server: Server, figures: list[str], decode_tokens: int, rng: random.Random) -> dict[str, float]:
     """One round's value of each figure; those of the start are always there."""
     values = {"load_s": server.ready_s, "first_token_s": server.first_token_s}
@@ -88,6 +101,8 @@ def measure(server: Server, figures: list[str], decode_tokens: int, rng: random.
             values[figure] = prefill_tok_s(server, int(count), rng)
         elif kind == "decode":
             values[figure] = decode_tok_s(server, int(count), decode_tokens, rng)
+        elif kind == "deep":
+            values[figure] = deep_tok_s(server, int(count), decode_tokens, rng)
     values["memory_worked_bytes"] = server.pss_bytes()
     return values
 
@@ -104,15 +119,15 @@ class Comparison:
     def size(self, path: Path) -> models.Size:
         size, given = models.size_of(path), self.arguments
         if given.quick:
-            size = models.Size((128, 512), (1, 16), size.decode_tokens)
-        prompts, streams = given.prompts or size.prompts, given.streams or size.streams
-        return models.Size(tuple(prompts), tuple(streams), size.decode_tokens)
+            size = replace(size, prompts=(128, 512), streams=(1, 16), deep=())
+        return replace(size, prompts=tuple(given.prompts or size.prompts), streams=tuple(given.streams or size.streams))
 
     def model(self, name: str) -> bool:
         """Measures what `name` lacks, round by round; false when the time is up."""
         path = models.path_of(name, self.binaries["janus"], self.arguments.accept_license)
         size = self.size(path)
         figures = [f"prefill_{n}" for n in size.prompts] + [f"decode_{n}" for n in size.streams]
+        figures += [f"deep_{n}" for n in size.deep]
         model = self.results.open_model(Path(name).stem, path, size.decode_tokens, self.builds)
         while missing := self.results.missing(model, figures, self.arguments.rounds):
             if time.monotonic() > self.ends:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from machine import sentence
+from models import MADE
 from results import Results
 from targets import target_of
 
@@ -19,6 +20,10 @@ README_COLUMNS = {
     "first_token_s": "start to first token, s",
     "memory_worked_bytes": "memory, MB",
 }
+
+
+# Rounds further apart than this are shown as a range: their median says little.
+SPREAD_MAX = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ def figure_of(key: str) -> Figure:
             return Figure(f"prompt of {count}, tok/s")
         case "decode":
             return Figure(f"{count} streams, tok/s" if count != "1" else "1 stream, tok/s")
-        case "ttft":
-            return Figure(f"first token of a prompt of {count}, ms", 1e3, False)
+        case "deep":
+            return Figure(f"1 stream after a prompt of {count}, tok/s")
         case "memory_loaded":
             return Figure("memory when loaded (PSS), MB", 1e-6, False)
         case "memory_worked":
@@ -56,17 +61,12 @@ def keys(model: dict) -> list[str]:
     def counted(kind: str) -> list[str]:
         return sorted((key for key in found if key.startswith(kind)), key=lambda key: int(key.rsplit("_", 1)[1]))
 
-    first_tokens = [f"ttft_{key.rsplit('_', 1)[1]}" for key in counted("prefill_")]
     starts = ["load_s", "first_token_s", "memory_loaded_bytes", "memory_worked_bytes"]
-    return counted("prefill_") + first_tokens + counted("decode_") + [key for key in starts if key in found]
+    return counted("prefill_") + counted("decode_") + counted("deep_") + [key for key in starts if key in found]
 
 
 def values_of(model: dict, key: str) -> tuple[list[float], list[float]]:
-    """Janus' and llama.cpp's values, one a round. A prompt's first token comes when the prompt is done."""
-    if key.startswith("ttft_"):
-        tokens = int(key.rsplit("_", 1)[1])
-        ours, theirs = values_of(model, f"prefill_{tokens}")
-        return [tokens / value for value in ours], [tokens / value for value in theirs]
+    """Janus' and llama.cpp's values, one a round."""
     figure = model["figures"].get(key, {})
     return figure.get("janus", []), figure.get("llama.cpp", [])
 
@@ -109,7 +109,7 @@ def table(name: str, results: Results, targets: bool) -> str:
         if targets:
             cells.append(judged(name, key, results, statistics.median(ratios(model, key))))
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines + limits(model))
+    return "\n".join(lines + limits(model, results))
 
 
 def judged(name: str, key: str, results: Results, ratio: float) -> str:
@@ -117,17 +117,21 @@ def judged(name: str, key: str, results: Results, ratio: float) -> str:
     return "" if target is None else f"{target:g}× " + ("met" if ratio >= target else "missed")
 
 
-def limits(model: dict) -> list[str]:
-    """Of the machine's own limits, a sentence."""
-    found = model.get("limits")
-    if not found:
+def limits(model: dict, results: Results) -> list[str]:
+    """Of the machine's own limits, a sentence. `janus bench` measures them beside each model; they are the
+    machine's, so the most that any of those runs saw counts."""
+    if not (found := model.get("limits")):
         return []
+    all_found = [other["limits"] for other in results.models.values() if "limits" in other]
+    most = {key: max(other[key] for other in all_found) for key in ("read_bytes_per_s", "int8_ops_per_s")}
+    read = found["decode_read_fraction"] * found["read_bytes_per_s"]
+    computed = found["prefill_int8_fraction"] * found["int8_ops_per_s"]
     return [
         "",
-        f"Janus' kernels here ({found['instruction_set']}): one stream reads the weights at "
-        f"{100 * found['decode_read_fraction']:.0f} % of the measured {found['read_bytes_per_s'] / 1e9:.1f} GB/s; "
-        f"a prompt of 512 computes at {100 * found['prefill_int8_fraction']:.0f} % of the measured int8 peak of "
-        f"{found['int8_ops_per_s'] / 1e9:.0f} GOP/s.",
+        f"Janus' kernels here ({found['instruction_set']}): one stream reads the weights at {read / 1e9:.1f} GB/s "
+        f"({100 * read / most['read_bytes_per_s']:.0f} % of the most measured, {most['read_bytes_per_s'] / 1e9:.1f}); "
+        f"a prompt of 512 computes {computed / 1e9:.0f} GOP/s "
+        f"({100 * computed / most['int8_ops_per_s']:.0f} % of the int8 peak, {most['int8_ops_per_s'] / 1e9:.0f}).",
     ]
 
 
@@ -155,22 +159,38 @@ def circumstances(results: Results) -> str:
         held = f" Janus is held to {data['isa']}; llama.cpp's build uses all this machine has."
     return (
         f"{data['threads']} threads each on {sentence(data['machine'])}, context of {data['context']} tokens, medians of "
-        f"{of_rounds} A-B-A-B, {' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}.{held}"
+        f"{of_rounds} A-B-A-B, {' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}.{held} A stream is a client "
+        f"that waits for its whole answer to a prompt of 4 tokens.{random_weights(results)}"
+    )
+
+
+def random_weights(results: Results) -> str:
+    made = [name for name in results.models if name in MADE]
+    if not made:
+        return ""
+    return (
+        " The `llama-` files have Llama's shapes, random weights and SmolLM2's vocabulary of 49,152: speed does not "
+        "depend on the values."
     )
 
 
 def all_tables(results: Results) -> str:
     """Every table."""
-    builds = {kind: build for model in results.models.values() for kind, build in model["builds"].items()}
     lines = [
         circumstances(results),
-        f"llama.cpp is {builds.get('llama.cpp', 'unknown')}, built here for this machine. A value's ± is half the "
-        "distance between its lowest and highest round; a ratio is Janus' advantage, with the lowest and highest of "
-        "the rounds. A stream is a client that waits for its whole answer to a prompt of 4 tokens.",
+        f"Janus is {builds(results, 'janus')}; llama.cpp is {builds(results, 'llama.cpp')}, built here for this "
+        "machine. A value's ± is half the distance between its lowest and highest round; a ratio is Janus' advantage, "
+        "with the lowest and highest of the rounds. Both start with their defaults, which has llama.cpp warm up by a "
+        "pass of its own.",
         "",
     ]
     tables = [table(name, results, targets=True) for name in results.models]
     return "\n".join([*lines, "\n\n".join(tables)])
+
+
+def builds(results: Results, kind: str) -> str:
+    found = dict.fromkeys(model["builds"].get(kind, "unknown") for model in results.models.values())
+    return " and ".join(found)
 
 
 def readme_block(results: Results) -> str:
@@ -188,8 +208,11 @@ def cell(model: dict, key: str) -> str:
     found = ratios(model, key)
     if not found:
         return ""
-    value = statistics.median(values_of(model, key)[0]) * figure_of(key).scale
-    return f"{number(value)} (**{statistics.median(found):.1f}×**)"
+    values, scale = values_of(model, key)[0], figure_of(key).scale
+    shown = number(statistics.median(values) * scale)
+    if max(values) > (1 + SPREAD_MAX) * min(values):
+        shown = f"{number(min(values) * scale)}-{number(max(values) * scale)}"
+    return f"{shown} (**{statistics.median(found):.1f}×**)"
 
 
 def rewrite(path: Path, mark: str, block: str) -> None:

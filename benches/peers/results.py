@@ -5,8 +5,9 @@
         "figures": {"prefill_512": {"janus": [one value a round], "llama.cpp": [...]}, ...},
         "limits": what `janus bench` says of this machine and this model}}}
 
-Figures: `prefill_N` and `decode_N` in tokens a second (a prompt of N, N streams), `load_s`,
-`first_token_s` (both since the server's start), `memory_loaded_bytes`, `memory_worked_bytes` (PSS).
+Figures: `prefill_N`, `decode_N` and `deep_N` in tokens a second (a prompt of N, N streams, one stream after
+a prompt of N), `load_s`, `first_token_s` (both since the server's start), `memory_loaded_bytes`,
+`memory_worked_bytes` (PSS).
 """
 
 import datetime

@@ -1,6 +1,7 @@
 """What guessing next tokens saves: Janus with `engine.speculation` off and adaptive, in one run.
 
     python3 benches/peers/speculation.py [--model NAME_OR_PATH] [--rounds 3] [--clients 1 4] [--json FILE]
+                                         [--readme README.md]
 
 Both servers are started in turn (A-B-A-B) and asked the same: to summarise, to edit code, to quote, and,
 where guesses have little to go by, to write freely, greedily and with a seed. Every answer has to be the
@@ -9,15 +10,16 @@ guesses were computed and came true.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import models
+import report
 from machine import describe, sentence
-from servers import CACHE, Setup, janus_binary, start, together
+from results import write_json
+from servers import CACHE, Setup, janus_binary, janus_version, start, together
 
 ARTICLE = """The lighthouse at Corran Point was built in 1871 after three ships were lost in one winter. Its lamp burned
 whale oil at first, then paraffin, and from 1934 electric light. The keeper lived with his family in the low white
@@ -58,36 +60,35 @@ TOKENS = 160
 def ask(server, task: str) -> tuple[int, str]:
     """Tokens and text of one answer."""
     sampling = {"temperature": 0.9, "seed": 7} if task.endswith("sampled") else {"temperature": 0}
-    body = {"messages": [{"role": "user", "content": TASKS[task]}], "max_tokens": TOKENS} | sampling
-    reply = server.post("/v1/chat/completions", body)
+    body = {"messages": [{"role": "user", "content": TASKS[task]}], "max_tokens": TOKENS}
+    reply = server.post("/v1/chat/completions", body | sampling)
     return reply["usage"]["completion_tokens"], reply["choices"][0]["message"]["content"]
 
 
-def speed(server, task: str, clients: int) -> tuple[float, str]:
+def speed(server, task: str, clients: int) -> tuple[float, tuple[int, str]]:
     started = time.perf_counter()
     answers = together([lambda: ask(server, task)] * clients)
     seconds = time.perf_counter() - started
-    texts = {text for _, text in answers}
-    if len(texts) != 1:
-        sys.exit(f"{task}: the same request was answered in {len(texts)} ways")
-    return sum(tokens for tokens, _ in answers) / seconds, texts.pop()
+    if len(set(answers)) != 1:
+        sys.exit(f"{task}: the same request was answered in {len(set(answers))} ways")
+    return sum(tokens for tokens, _ in answers) / seconds, answers[0]
 
 
 def measure(binary: Path, path: Path, mode: str, clients: list[int]) -> tuple[dict, dict, dict]:
-    """Speeds and texts by task and clients, and counts of guesses."""
+    """Speeds and answers by task and clients, and counts of guesses."""
     options = ("--set", f"engine.speculation={mode}")
     server = start("janus", binary, Setup(path, describe()["cores"], 4096, 16, janus_options=options))
-    speeds, texts, guesses = {}, {}, {}
+    speeds, answers, guesses = {}, {}, {}
     try:
         for task in TASKS:
             ask(server, task)  # The prompt's pages are there from now on, with and without guesses.
             before = counts(server)
             for count in clients:
-                speeds[task, count], texts[task] = speed(server, task, count)
+                speeds[task, count], answers[task, count] = speed(server, task, count)
             guesses[task] = [after - b for after, b in zip(counts(server), before)]
     finally:
         server.stop()
-    return speeds, texts, guesses
+    return speeds, answers, guesses
 
 
 def counts(server) -> list[int]:
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrites its block `speculation`")
     arguments = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     binary = janus_binary(arguments.janus)
@@ -109,28 +111,39 @@ def main() -> None:
     print(sentence(describe()), file=sys.stderr)
     speeds: dict = {}
     for number in range(arguments.rounds):
-        texts = {}
+        answers = {}
         for mode in ("off", "adaptive"):
             print(f"round {number + 1}, {mode}", file=sys.stderr, flush=True)
-            found, texts[mode], guesses = measure(binary, path, mode, arguments.clients)
+            found, answers[mode], guesses = measure(binary, path, mode, arguments.clients)
             for place, value in found.items():
                 speeds.setdefault(place, {}).setdefault(mode, []).append(value)
-        if texts["off"] != texts["adaptive"]:
+        if answers["off"] != answers["adaptive"]:
             sys.exit("guesses changed an answer")
     rows = []
     for (task, clients), values in speeds.items():
         off, on = (statistics.median(values[mode]) for mode in ("off", "adaptive"))
-        rows.append({"task": task, "clients": clients, "off_tok_s": off, "adaptive_tok_s": on, "ratio": on / off})
-    print("| task | clients | off, tok/s | adaptive, tok/s | ratio | guesses right / computed |\n|---|---|---|---|---|---|")
-    for row in rows:
-        guessed, right = guesses[row["task"]]
-        print(
-            f"| {row['task']} | {row['clients']} | {row['off_tok_s']:.0f} | {row['adaptive_tok_s']:.0f} "
-            f"| {row['ratio']:.2f} | {right} / {guessed} |"
-        )
+        guessed, right = guesses[task]
+        rows.append({"task": task, "clients": clients, "off_tok_s": off, "adaptive_tok_s": on})
+        rows[-1] |= {"guessed": guessed, "right": right}
+    print(table(rows))
     print("all answers were the same with and without guesses")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1))
+        about = {"machine": describe(), "model": arguments.model, "rounds": arguments.rounds}
+        write_json(arguments.json, about | {"build": janus_version(binary), "rows": rows})
+    if arguments.readme:
+        where = f"{arguments.model} on {sentence(describe())}, medians of {arguments.rounds} rounds."
+        report.rewrite(arguments.readme, "speculation", f"{where}\n\n{table(rows)}")
+
+
+def table(rows: list[dict]) -> str:
+    """Guesses computed and come true are those of the last round, with any number of clients."""
+    lines = ["| task | clients | without, tok/s | with, tok/s | ratio | guesses right / computed |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in rows:
+        off, on = row["off_tok_s"], row["adaptive_tok_s"]
+        cells = [row["task"], row["clients"], f"{off:.0f}", f"{on:.0f}", f"{on / off:.2f}×"]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{row['right']} / {row['guessed']}"])) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
