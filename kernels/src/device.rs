@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kv::{KvCache, KvFormat, KvLayout, PagedRows};
-use crate::matmul::{self, Linear, Precision, SendPtr};
+use crate::matmul::{self, Input, Linear, Precision, SendPtr};
 use crate::memory::Arena;
-use crate::ops::{Activation, AttentionParams, activation, attention, norm, rope};
+use crate::ops::{AttentionParams, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
@@ -135,36 +135,22 @@ impl Device {
         }
     }
 
-    /// out = x / √(mean(x²) + eps) · weight, over groups of `weight.len()` values: whole rows, or each
-    /// head of a row (`out` takes x's shape).
-    pub fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor) {
-        assert!(x.columns().is_multiple_of(weight.len()));
-        out.reshape(x.rows(), x.columns());
-        self.over_rows(out, &|index, row| {
-            row.copy_from_slice(x.row(index));
-            norm::rms_norm(self.isa, row, weight.values(), eps);
-        });
-    }
-
-    /// [`Device::rms_norm`] over the argument itself.
-    pub fn rms_norm_in_place(&self, x: &mut Tensor, weight: &Vector, eps: f32) {
+    /// x = x / √(mean(x²) + eps) · weight, over groups of `weight.len()` values: whole rows, or each head of
+    /// a row.
+    pub fn rms_norm(&self, x: &mut Tensor, weight: &Vector, eps: f32) {
         assert!(x.columns().is_multiple_of(weight.len()));
         self.over_rows(x, &|_, row| norm::rms_norm(self.isa, row, weight.values(), eps));
     }
 
-    /// out = (x - mean) / √(variance + eps) · weight + bias, row by row.
-    pub fn layer_norm(&self, x: &Tensor, weight: &Vector, bias: &Vector, eps: f32, out: &mut Tensor) {
+    /// x = (x - mean) / √(variance + eps) · weight + bias, row by row.
+    pub fn layer_norm(&self, x: &mut Tensor, weight: &Vector, bias: &Vector, eps: f32) {
         assert_eq!((weight.len(), bias.len()), (x.columns(), x.columns()));
-        out.reshape(x.rows(), x.columns());
-        self.over_rows(out, &|index, row| {
-            row.copy_from_slice(x.row(index));
-            norm::layer_norm(self.isa, row, weight.values(), bias.values(), eps);
-        });
+        self.over_rows(x, &|_, row| norm::layer_norm(self.isa, row, weight.values(), bias.values(), eps));
     }
 
-    /// Several layers that read the same input: each out = x Wᵀ + b. The input is quantised once.
-    pub fn linear(&self, x: &Tensor, layers: &mut [(&Linear, &mut Tensor)]) {
-        matmul::linear(self.isa, &self.pool, x, layers);
+    /// Several layers that read the same input: each out = x Wᵀ + b. The input is made and quantised once.
+    pub fn linear<'a>(&self, x: impl Into<Input<'a>>, layers: &mut [(&Linear, &mut Tensor)]) {
+        matmul::linear(self.isa, &self.pool, x.into(), layers);
     }
 
     /// Turns each head of each row by the row's angles (see [`crate::RopeTable::angles`]). Values past
@@ -212,25 +198,10 @@ impl Device {
         attention::bidirectional(self.isa, &self.pool, [q, k, v], segments, params, out);
     }
 
-    /// x = activation(x)
-    pub fn activate(&self, activation: Activation, x: &mut Tensor) {
-        self.over_rows(x, &|_, row| activation::activate(self.isa, activation, row));
-    }
-
-    /// gate = activation(gate) · up
-    pub fn gated(&self, activation: Activation, gate: &mut Tensor, up: &Tensor) {
-        assert_eq!((gate.rows(), gate.columns()), (up.rows(), up.columns()));
-        self.over_rows(gate, &|index, row| activation::gated(self.isa, activation, row, up.row(index)));
-    }
-
     /// x += y
     pub fn add(&self, x: &mut Tensor, y: &Tensor) {
         assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()));
-        self.over_rows(x, &|index, row| {
-            for (x, y) in row.iter_mut().zip(y.row(index)) {
-                *x += y;
-            }
-        });
+        self.over_rows(x, &|index, row| norm::add(self.isa, row, y.row(index)));
     }
 
     /// out[i] = x[rows[i]]

@@ -2,14 +2,15 @@
 //! [`Options`].
 //!
 //! One step: embed, then in each layer x += attention(norm(x)) and x += feed_forward(norm(x)), then
-//! norm and output projection of those rows whose logits are wanted. Scratch tensors are kept between
+//! norm and output projection of those rows whose logits are wanted. What a half adds is added, and the
+//! sum normed, where the next product takes it up. Scratch tensors are kept between
 //! steps, so a step allocates nothing once it has seen its largest batch.
 
 use std::mem::swap;
 
 use kernels::{
-    Activation, AttentionParams, Device, KvCache, KvLayout, Linear, RopeStyle, RopeTable, Table, Tensor,
-    Vector,
+    Activation, Addend, AttentionParams, Device, Input, KvCache, KvLayout, Linear, RopeStyle, RopeTable,
+    Table, Tensor, Vector,
 };
 
 use crate::EngineError;
@@ -97,9 +98,7 @@ struct Layer {
 struct Scratch {
     /// Residual stream, rows x hidden.
     x: Tensor,
-    /// Normed input of a half, rows x hidden.
-    normed: Tensor,
-    /// What a half adds to the residual stream, rows x hidden.
+    /// What the last half adds to the residual stream, rows x hidden. The next product adds it.
     delta: Tensor,
     q: Tensor,
     k: Tensor,
@@ -295,23 +294,30 @@ impl Decoder for DecoderStack {
         for (rope, angles) in self.ropes.iter().zip(&mut s.angles) {
             rope.angles(&batch.positions, angles);
         }
+        let step = Step { device, eps, attention: self.attention, ropes: &self.ropes, batch };
+        let mut before: Option<&Layer> = None;
         for (index, layer) in self.layers.iter().enumerate() {
-            let step = Step { device, eps, attention: self.attention, ropes: &self.ropes, batch };
-            step.attend(layer, index, kv, s);
+            step.attend(layer, index, before, kv, s);
             if index + 1 == self.layers.len() {
                 // Nothing reads the other rows any more: their keys and values are stored.
                 if batch.logit_rows.is_empty() {
                     return logits.reshape(0, self.output.outputs());
                 }
-                keep_rows(device, &batch.logit_rows, &mut s.x, &mut s.normed);
+                keep_rows(device, &batch.logit_rows, &mut s.x, &mut s.delta);
                 keep_rows(device, &batch.logit_rows, &mut s.attended, &mut s.q);
             }
-            step.add_attention(layer, s);
+            device.linear(&s.attended, &mut [(&layer.output, &mut s.delta)]);
             step.feed_forward(layer, self.activation, s);
+            before = Some(layer);
         }
-        device.rms_norm(&s.x, &self.output_norm, eps, &mut s.normed);
-        device.linear(&s.normed, &mut [(&self.output, logits)]);
+        let x = step.normed(&mut s.x, before.map(|layer| addend_after(layer, &s.delta)), &self.output_norm);
+        device.linear(x, &mut [(&self.output, logits)]);
     }
+}
+
+/// What a layer's feed-forward half adds.
+fn addend_after<'a>(layer: &'a Layer, delta: &'a Tensor) -> Addend<'a> {
+    Addend { values: delta, gain: layer.post_feed_forward_norm.as_ref() }
 }
 
 /// Reduces `x` to some of its rows; `spare` is overwritten.
@@ -333,18 +339,19 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// attended = attention(norm(x)), and this step's keys and values into the cache.
-    fn attend(&self, layer: &Layer, index: usize, kv: &mut KvCache, s: &mut Scratch) {
+    /// attended = attention(norm(x)), and this step's keys and values into the cache; first x takes up what
+    /// the layer `before` adds.
+    fn attend(&self, layer: &Layer, index: usize, before: Option<&Layer>, kv: &mut KvCache, s: &mut Scratch) {
         let Step { device, eps, batch, .. } = *self;
         let head_dim = self.attention.head_dim;
-        device.rms_norm(&s.x, &layer.attention_norm, eps, &mut s.normed);
+        let addend = before.map(|layer| addend_after(layer, &s.delta));
         device.linear(
-            &s.normed,
+            self.normed(&mut s.x, addend, &layer.attention_norm),
             &mut [(&layer.query, &mut s.q), (&layer.key, &mut s.k), (&layer.value, &mut s.v)],
         );
         if let Some((q_norm, k_norm)) = &layer.head_norms {
-            device.rms_norm_in_place(&mut s.q, q_norm, eps);
-            device.rms_norm_in_place(&mut s.k, k_norm, eps);
+            device.rms_norm(&mut s.q, q_norm, eps);
+            device.rms_norm(&mut s.k, k_norm, eps);
         }
         let (style, angles) = (self.ropes[layer.rope].style, &s.angles[layer.rope]);
         device.rope(&mut s.q, head_dim, style, angles);
@@ -354,27 +361,17 @@ impl Step<'_> {
         device.attention(&s.q, kv, index, &batch.sequences, &params, &mut s.attended);
     }
 
-    /// x += attended Wᵀ
-    fn add_attention(&self, layer: &Layer, s: &mut Scratch) {
-        self.device.linear(&s.attended, &mut [(&layer.output, &mut s.delta)]);
-        self.add(layer.post_attention_norm.as_ref(), s);
-    }
-
-    /// x += feed_forward(norm(x))
+    /// delta = feed_forward(norm(x)), after x took up what attention adds.
     fn feed_forward(&self, layer: &Layer, activation: Activation, s: &mut Scratch) {
-        let Step { device, eps, .. } = *self;
-        device.rms_norm(&s.x, &layer.feed_forward_norm, eps, &mut s.normed);
-        device.linear(&s.normed, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
-        device.gated(activation, &mut s.gate, &s.up);
-        device.linear(&s.gate, &mut [(&layer.down, &mut s.delta)]);
-        self.add(layer.post_feed_forward_norm.as_ref(), s);
+        let addend = Addend { values: &s.delta, gain: layer.post_attention_norm.as_ref() };
+        let x = self.normed(&mut s.x, Some(addend), &layer.feed_forward_norm);
+        self.device.linear(x, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
+        let inner = Input::Gated { activation, gate: &s.gate, up: &s.up };
+        self.device.linear(inner, &mut [(&layer.down, &mut s.delta)]);
     }
 
-    /// x += norm(delta)
-    fn add(&self, post_norm: Option<&Vector>, s: &mut Scratch) {
-        if let Some(norm) = post_norm {
-            self.device.rms_norm_in_place(&mut s.delta, norm, self.eps);
-        }
-        self.device.add(&mut s.x, &s.delta);
+    /// norm(x), after x += addend
+    fn normed<'a>(&self, x: &'a mut Tensor, addend: Option<Addend<'a>>, gain: &'a Vector) -> Input<'a> {
+        Input::Normed { x, addend, gain, eps: self.eps }
     }
 }

@@ -6,7 +6,9 @@
 
 use std::ops::Range;
 
-use kernels::{Activation, AttentionParams, Device, Linear, RopeStyle, RopeTable, Table, Tensor, Vector};
+use kernels::{
+    Activation, AttentionParams, Device, Input, Linear, RopeStyle, RopeTable, Table, Tensor, Vector,
+};
 
 use crate::EngineError;
 use crate::batch::Encoder;
@@ -187,9 +189,15 @@ impl Encoder for EncoderStack {
         if let Some(rope) = &self.rope {
             rope.angles(&s.positions, &mut s.angles);
         }
+        let mut before = None;
         for layer in &self.layers {
-            step.attend(layer, self.rope.as_ref(), s);
+            step.attend(layer, before, self.rope.as_ref(), s);
             step.feed_forward(layer, s);
+            before = Some(&layer.output_norm);
+        }
+        if let Some(LayerNorm { gain, bias }) = before {
+            step.device.add(&mut s.x, &s.delta);
+            step.device.layer_norm(&mut s.x, gain, bias, step.eps);
         }
         self.pooling.apply(&s.x, &s.segments, out);
     }
@@ -212,10 +220,8 @@ impl EncoderStack {
             device.embed(table, &s.table_rows, 1.0, &mut s.delta);
             device.add(&mut s.x, &s.delta);
         }
-        // Takes x's place as what the norm reads.
-        std::mem::swap(&mut s.x, &mut s.delta);
         let LayerNorm { gain, bias } = &self.embedding_norm;
-        device.layer_norm(&s.delta, gain, bias, self.norm_eps, &mut s.x);
+        device.layer_norm(&mut s.x, gain, bias, self.norm_eps);
     }
 }
 
@@ -243,11 +249,14 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// x = norm(x + attention(x))
-    fn attend(&self, layer: &Layer, rope: Option<&RopeTable>, s: &mut Scratch) {
+    /// delta = attention(x), after x = norm(x + delta) of the layer before, if there is one.
+    fn attend(&self, layer: &Layer, before: Option<&LayerNorm>, rope: Option<&RopeTable>, s: &mut Scratch) {
         let device = self.device;
-        device
-            .linear(&s.x, &mut [(&layer.query, &mut s.q), (&layer.key, &mut s.k), (&layer.value, &mut s.v)]);
+        let x = match before {
+            Some(norm) => self.normed(norm, &mut s.x, &s.delta),
+            None => Input::Rows(&s.x),
+        };
+        device.linear(x, &mut [(&layer.query, &mut s.q), (&layer.key, &mut s.k), (&layer.value, &mut s.v)]);
         if let Some(rope) = rope {
             device.rope(&mut s.q, self.attention.head_dim, rope.style, &s.angles);
             device.rope(&mut s.k, self.attention.head_dim, rope.style, &s.angles);
@@ -255,31 +264,27 @@ impl Step<'_> {
         let out = &mut s.attended;
         device.attention_bidirectional(&s.q, &s.k, &s.v, &s.segments, &self.attention, out);
         device.linear(&s.attended, &mut [(&layer.output, &mut s.delta)]);
-        self.add_norm(&layer.attention_norm, s);
     }
 
-    /// x = norm(x + feed_forward(x))
+    /// x = norm(x + delta), delta = feed_forward(x)
     fn feed_forward(&self, layer: &Layer, s: &mut Scratch) {
-        let device = self.device;
+        let (device, activation) = (self.device, self.activation);
+        let x = self.normed(&layer.attention_norm, &mut s.x, &s.delta);
         let inner = match &layer.gate {
             Some(gate) => {
-                device.linear(&s.x, &mut [(gate, &mut s.gate), (&layer.up, &mut s.up)]);
-                device.gated(self.activation, &mut s.gate, &s.up);
-                &s.gate
+                device.linear(x, &mut [(gate, &mut s.gate), (&layer.up, &mut s.up)]);
+                Input::Gated { activation, gate: &s.gate, up: &s.up }
             }
             None => {
-                device.linear(&s.x, &mut [(&layer.up, &mut s.up)]);
-                device.activate(self.activation, &mut s.up);
-                &s.up
+                device.linear(x, &mut [(&layer.up, &mut s.up)]);
+                Input::Active { activation, x: &s.up }
             }
         };
         device.linear(inner, &mut [(&layer.down, &mut s.delta)]);
-        self.add_norm(&layer.output_norm, s);
     }
 
     /// x = norm(x + delta)
-    fn add_norm(&self, norm: &LayerNorm, s: &mut Scratch) {
-        self.device.add(&mut s.delta, &s.x);
-        self.device.layer_norm(&s.delta, &norm.gain, &norm.bias, self.eps, &mut s.x);
+    fn normed<'a>(&self, norm: &'a LayerNorm, x: &'a mut Tensor, delta: &'a Tensor) -> Input<'a> {
+        Input::LayerNormed { x, addend: delta, gain: &norm.gain, bias: &norm.bias, eps: self.eps }
     }
 }

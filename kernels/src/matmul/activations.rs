@@ -5,8 +5,7 @@
 //! its inputs as one stream, whatever the row length, with no two rows of a group at a distance that
 //! maps to the same cache set.
 
-use std::ops::Range;
-
+use super::input::Source;
 use super::layout::BLOCK;
 use super::rounding::{CODE_MAX, Rounding};
 use crate::Isa;
@@ -63,69 +62,55 @@ pub struct Quantized {
     codes: Vec<i8>,
     headers: Vec<BlockHeader>,
     groups: Vec<ColumnGroup>,
+    /// Of each row of inputs.
+    places: Vec<Place>,
     columns: usize,
-    precision: Precision,
 }
 
 impl Quantized {
-    /// Quantises `x` (rows x `columns`, row-major) for kernels that take rows in groups of the
-    /// descending `widths`, of which the last is 1. Rows that belong together stay in one group.
+    /// Quantises the rows of `source` for kernels that take rows in groups of the descending `widths`, of
+    /// which the last is 1. Rows that belong together stay in one group.
     ///
     /// # Panics
     /// When `columns` is not a multiple of [`BLOCK`]; weights of such a shape are never packed so.
     pub fn fill(
         &mut self,
         isa: Isa,
-        x: &[f32],
-        columns: usize,
+        source: Source<'_>,
         precision: Precision,
         widths: &[usize],
         pool: &WorkerPool,
     ) {
-        assert!(columns > 0 && columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns));
+        let columns = source.columns();
+        assert!(columns > 0 && columns.is_multiple_of(BLOCK));
         let each = precision.rows();
-        let rows = x.len() / columns * each;
+        let rows = source.rows() * each;
         self.columns = columns;
-        self.precision = precision;
         self.codes.resize(rows * columns, 0);
         self.headers.resize(rows * columns / BLOCK, BlockHeader::default());
         self.groups.clear();
+        self.places.clear();
         let mut first = 0;
         while first < rows {
             let fits = |&width: &usize| width <= rows - first && width.is_multiple_of(each);
             let count = widths.iter().copied().find(fits).unwrap_or(each);
             self.groups.push(ColumnGroup { first, count });
+            let blocks = columns / BLOCK;
+            self.places.extend(
+                (0..count).step_by(each).map(|index| Place { at: first * blocks + index, step: count }),
+            );
             first += count;
         }
-        // Below this the hand-over costs more than the work.
-        if x.len() < 8192 {
-            let Quantized { groups, codes, headers, .. } = self;
-            return quantize_groups(isa, groups, x, columns, precision, codes, headers);
-        }
-        self.fill_parallel(isa, x, pool);
-    }
-
-    fn fill_parallel(&mut self, isa: Isa, x: &[f32], pool: &WorkerPool) {
-        let (columns, precision) = (self.columns, self.precision);
-        let codes = SendPtr(self.codes.as_mut_ptr());
+        let codes = SendPtr(self.codes.as_mut_ptr().cast::<[i8; BLOCK]>());
         let headers = SendPtr(self.headers.as_mut_ptr());
-        let groups = &self.groups;
-        pool.split(groups.len(), 1, &|range: Range<usize>| {
-            let groups = &groups[range];
-            let (Some(head), Some(tail)) = (groups.first(), groups.last()) else { return };
-            let rows = tail.first + tail.count - head.first;
-            // SAFETY: ranges of groups are disjoint between threads, so these rows are this thread's
-            // alone; both vectors were sized for all rows by `fill` and outlive the call.
-            let (codes, headers) = unsafe {
-                (
-                    std::slice::from_raw_parts_mut(codes.get().add(head.first * columns), rows * columns),
-                    std::slice::from_raw_parts_mut(
-                        headers.get().add(head.first * columns / BLOCK),
-                        rows * columns / BLOCK,
-                    ),
-                )
-            };
-            quantize_groups(isa, groups, x, columns, precision, codes, headers);
+        let places = &self.places;
+        source.for_each_row(isa, pool, &|row, values| {
+            let Place { at, step } = places[row];
+            // SAFETY: both vectors were sized for all rows above. A row's blocks are at its place in its
+            // group, a group's rows apart: no two rows share one, and each row is one call's alone.
+            let (codes, headers) = unsafe { (codes.get().add(at), headers.get().add(at)) };
+            let target = RowTarget { codes, headers, step };
+            quantize_row(isa, values, precision, &target);
         });
     }
 
@@ -160,44 +145,40 @@ impl<T> SendPtr<T> {
     }
 }
 
-per_isa!(
-    /// Quantises consecutive groups; `codes` and `headers` begin with the first group's.
-    fn quantize_groups = quantize_groups_body(
-        groups: &[ColumnGroup],
-        x: &[f32],
-        columns: usize,
-        precision: Precision,
-        codes: &mut [i8],
-        headers: &mut [BlockHeader],
-    )
-);
+/// Where a row's blocks go: the first, and how many blocks it is from one to the next.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    step: usize,
+}
+
+/// A [`Place`] in memory. Whoever makes one vouches that it has room for the row's blocks, and for as
+/// many more beside each as [`Precision::rows`] says, which nobody else looks at meanwhile.
+struct RowTarget {
+    codes: *mut [i8; BLOCK],
+    headers: *mut BlockHeader,
+    step: usize,
+}
+
+impl RowTarget {
+    #[inline(always)]
+    fn put<S: Rounding>(&self, at: usize, values: &[f32; BLOCK]) -> (&[i8; BLOCK], f32) {
+        // SAFETY: see the type.
+        let (codes, header) = unsafe { (&mut *self.codes.add(at), &mut *self.headers.add(at)) };
+        *header = quantize_block::<S>(values, codes);
+        (codes, header.scale)
+    }
+}
+
+per_isa!(fn quantize_row = quantize_row_body(values: &[f32], precision: Precision, target: &RowTarget));
 
 #[inline(always)]
-fn quantize_groups_body<S: Simd + Rounding>(
-    groups: &[ColumnGroup],
-    x: &[f32],
-    columns: usize,
-    precision: Precision,
-    codes: &mut [i8],
-    headers: &mut [BlockHeader],
-) {
-    let (blocks, each) = (columns / BLOCK, precision.rows());
-    let base = groups.first().map_or(0, |group| group.first);
-    for group in groups {
-        let start = group.first - base;
-        let codes = &mut codes[start * columns..][..group.count * columns];
-        let (codes, _) = codes.as_chunks_mut::<BLOCK>();
-        let headers = &mut headers[start * blocks..][..group.count * blocks];
-        for index in (0..group.count).step_by(each) {
-            let row = &x[(group.first + index) / each * columns..][..columns];
-            for (block, values) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
-                let at = block * group.count + index;
-                headers[at] = quantize_block::<S>(values, &mut codes[at]);
-                if precision == Precision::Int15 {
-                    let left = left_over(values, &codes[at], headers[at].scale);
-                    headers[at + 1] = quantize_block::<S>(&left, &mut codes[at + 1]);
-                }
-            }
+fn quantize_row_body<S: Simd + Rounding>(values: &[f32], precision: Precision, target: &RowTarget) {
+    for (block, values) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let at = block * target.step;
+        let (codes, scale) = target.put::<S>(at, values);
+        if precision == Precision::Int15 {
+            target.put::<S>(at + 1, &left_over(values, codes, scale));
         }
     }
 }
@@ -232,15 +213,23 @@ fn quantize_block<S: Rounding>(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Tensor;
+
+    fn rows_of(rows: usize, columns: usize) -> Tensor {
+        let mut x = Tensor::zeros(rows, columns);
+        let values = x.values_mut().iter_mut().enumerate();
+        values.for_each(|(i, value)| *value = ((i * 37 % 101) as f32 - 50.0) / 7.0);
+        x
+    }
 
     #[test]
     fn codes_and_sums_describe_the_row() {
         let pool = WorkerPool::new(2);
         for rows in [1, 2, 5, 40] {
             let columns = 256;
-            let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+            let x = rows_of(rows, columns);
             let mut quantized = Quantized::default();
-            quantized.fill(Isa::best(), &x, columns, Precision::Int8, &[4, 3, 2, 1], &pool);
+            quantized.fill(Isa::best(), Source::new((&x).into()), Precision::Int8, &[4, 3, 2, 1], &pool);
             assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
             for &group in quantized.groups() {
                 let (codes, headers) = quantized.group(group);
@@ -252,7 +241,7 @@ mod tests {
                         let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
                         assert_eq!(header.negated[WHOLE], -sum);
                         for (i, &code) in codes.iter().enumerate() {
-                            let value = x[(group.first + row) * columns + block * BLOCK + i];
+                            let value = x.row(group.first + row)[block * BLOCK + i];
                             assert!((value - f32::from(code) * header.scale).abs() <= header.scale * 0.5001);
                         }
                     }
@@ -264,15 +253,18 @@ mod tests {
     #[test]
     fn two_rows_say_a_row_to_fifteen_bits() {
         let (columns, rows) = (64, 5);
-        let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let x = rows_of(rows, columns);
         let mut quantized = Quantized::default();
         let widths = &[4, 3, 2, 1];
-        quantized.fill(Isa::best(), &x, columns, Precision::Int15, widths, &WorkerPool::new(1));
+        let source = Source::new((&x).into());
+        quantized.fill(Isa::best(), source, Precision::Int15, widths, &WorkerPool::new(1));
         let counts: Vec<usize> = quantized.groups().iter().map(|group| group.count).collect();
         assert_eq!(counts, [4, 4, 2]);
         for &group in quantized.groups() {
             let (codes, headers) = quantized.group(group);
-            for (at, value) in (0..group.count / 2 * columns).map(|i| (i, x[group.first / 2 * columns + i])) {
+            for (at, value) in
+                (0..group.count / 2 * columns).map(|i| (i, x.values()[group.first / 2 * columns + i]))
+            {
                 let (row, block, k) = (at / columns, at % columns / BLOCK, at % BLOCK);
                 let part = |half: usize| {
                     let place = block * group.count + 2 * row + half;

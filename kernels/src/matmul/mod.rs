@@ -21,6 +21,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni;
 mod dense;
+mod input;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -37,6 +38,8 @@ pub use activations::Precision;
 pub(crate) use activations::SendPtr;
 use activations::{BlockHeader, Quantized};
 use dense::DenseKind;
+use input::Source;
+pub use input::{Addend, Input};
 use layout::{BLOCK, EXPANDED_BLOCK, PANEL_ROWS, Packing};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{sdot, smmla};
@@ -208,13 +211,16 @@ thread_local! {
     /// Quantised inputs of the op at hand, by [`Precision`]; of the thread that calls ops, so kept from
     /// step to step.
     static QUANTIZED: RefCell<[Quantized; 2]> = RefCell::default();
+    /// Inputs that are read in more ways than one; of the same thread.
+    static MADE: RefCell<Tensor> = RefCell::default();
 }
 
-/// Each `out = x Wᵀ + b`; all layers read the same `x`, which is quantised once.
+/// Each `out = x Wᵀ + b`; all layers read the same `x`, which is made and quantised once.
 ///
 /// # Panics
 /// When a layer's inputs are not x's columns.
-pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: &Tensor, layers: &mut [(&Linear, &mut Tensor)]) {
+pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: Input<'_>, layers: &mut [(&Linear, &mut Tensor)]) {
+    let x = Source::new(x);
     for (layer, out) in layers.iter_mut() {
         assert_eq!(x.columns(), layer.columns, "a layer of {} inputs", layer.columns);
         out.reshape(x.rows(), layer.rows);
@@ -228,20 +234,45 @@ pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: &Tensor, layers: &mut [(&Li
     for (job, (layer, out)) in jobs.iter_mut().zip(layers) {
         *job = Some(Job { layer, out: SendPtr(out.values_mut().as_mut_ptr()) });
     }
+    let is_read = PRECISIONS.map(|precision| jobs.iter().flatten().any(|job| job.reads(precision)));
+    let is_dense = jobs.iter().flatten().any(|job| matches!(job.layer.kind, Kind::Dense(_)));
+    if x.tensor().is_some() || !is_dense && is_read != [true; 2] {
+        return multiply_all(isa, pool, x, &jobs, is_read);
+    }
+    MADE.with_borrow_mut(|made| {
+        x.make(isa, pool, made);
+        multiply_all(isa, pool, Source::new(Input::Rows(made)), &jobs, is_read);
+    });
+}
+
+/// `is_read`: the precisions that layers want. Several readers want rows that are stored.
+fn multiply_all(
+    isa: Isa,
+    pool: &WorkerPool,
+    x: Source<'_>,
+    jobs: &[Option<Job<'_>>; LAYERS_MAX],
+    is_read: [bool; 2],
+) {
+    let tensor = x.tensor();
     QUANTIZED.with_borrow_mut(|quantized| {
-        for (precision, quantized) in PRECISIONS.into_iter().zip(&mut *quantized) {
-            if jobs.iter().flatten().any(|job| job.reads(precision)) {
-                quantized.fill(isa, x.values(), x.columns(), precision, widths(isa), pool);
+        let mut x = Some(x);
+        for ((precision, quantized), is_read) in PRECISIONS.into_iter().zip(&mut *quantized).zip(is_read) {
+            if is_read {
+                let again = || tensor.map(|tensor| Source::new(Input::Rows(tensor)));
+                let source = x.take().or_else(again).expect("several readers have a tensor");
+                quantized.fill(isa, source, precision, widths(isa), pool);
             }
         }
         let [int8, int15] = &*quantized;
         pool.run(&|thread| {
-            for_each_share(&jobs, thread, pool.threads(), |job, panels| match job.layer.kind {
+            for_each_share(jobs, thread, pool.threads(), |job, panels| match job.layer.kind {
                 Kind::Quantized(packing) => match job.layer.precision {
                     Precision::Int8 => job.quantized(isa, packing, int8, panels),
                     Precision::Int15 => job.quantized(isa, packing, int15, panels),
                 },
-                Kind::Dense(kind) => job.dense(isa, kind, x, panels),
+                Kind::Dense(kind) => {
+                    job.dense(isa, kind, tensor.expect("dense layers have a tensor"), panels)
+                }
             });
         });
     });

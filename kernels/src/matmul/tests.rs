@@ -75,7 +75,7 @@ fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<
     let pool = WorkerPool::new(threads);
     let layer = Linear::pack(weight, None, Precision::Int8, &Arena::default(), isa).unwrap();
     let mut out = Tensor::default();
-    linear(isa, &pool, x, &mut [(&layer, &mut out)]);
+    linear(isa, &pool, x.into(), &mut [(&layer, &mut out)]);
     out.values().to_vec()
 }
 
@@ -125,7 +125,7 @@ fn the_error_is_that_of_rounding_the_inputs() {
             let pool = WorkerPool::new(1);
             let layer = Linear::pack(weight, None, precision, &Arena::default(), Isa::best()).unwrap();
             let mut out = Tensor::default();
-            linear(Isa::best(), &pool, &x, &mut [(&layer, &mut out)]);
+            linear(Isa::best(), &pool, (&x).into(), &mut [(&layer, &mut out)]);
             let error = error_power(out.values(), &floats, &x);
             println!("{} with {precision:?}: {error:.3e}", format.name());
             assert!((0.5..1.5).contains(&(error / expected)), "{} {precision:?}: {error:e}", format.name());
@@ -165,7 +165,7 @@ fn fifteen_bits_of_inputs_are_nearly_exact_and_equal_on_every_isa() {
                 let pool = WorkerPool::new(2);
                 let layer = Linear::pack(weight, None, Precision::Int15, &Arena::default(), isa).unwrap();
                 let mut out = Tensor::default();
-                linear(isa, &pool, &x, &mut [(&layer, &mut out)]);
+                linear(isa, &pool, (&x).into(), &mut [(&layer, &mut out)]);
                 let error = error_power(out.values(), &floats, &x);
                 assert!(error < 1e-8, "{} {rows} batch {batch} on {isa}: {error:e}", format.name());
                 let reference = reference.get_or_insert_with(|| out.values().to_vec());
@@ -201,7 +201,7 @@ fn layers_of_different_formats_share_one_call() {
         linear(
             isa,
             &pool,
-            &x,
+            (&x).into(),
             &mut [(&layers[0], &mut out_a), (&layers[1], &mut out_b), (&layers[2], &mut out_c)],
         );
         assert_eq!(out_a.values(), product(isa, 1, views[0], &x));

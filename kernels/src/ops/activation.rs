@@ -93,15 +93,26 @@ fn activate_body<S: Simd>(activation: Activation, values: &mut [f32]) {
 }
 
 per_isa!(
-    /// gate = activation(gate) · up
-    pub fn gated = gated_body(activation: Activation, gate: &mut [f32], up: &[f32])
+    /// out = activation(gate) · up
+    pub fn gated_into = gated_into_body(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32])
 );
 
 #[inline(always)]
-fn gated_body<S: Simd>(activation: Activation, gate: &mut [f32], up: &[f32]) {
-    activate_body::<S>(activation, gate);
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate *= up;
+fn gated_into_body<S: Simd>(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == up.len() && gate.len() == out.len());
+    let (gates, gates_left) = gate.as_chunks::<LANES>();
+    let (ups, ups_left) = up.as_chunks::<LANES>();
+    let (outs, outs_left) = out.as_chunks_mut::<LANES>();
+    for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+        let active = activation.lanes(*gate);
+        for lane in 0..LANES {
+            out[lane] = active[lane] * up[lane];
+        }
+    }
+    let mut last = [0.0; LANES];
+    last[..gates_left.len()].copy_from_slice(gates_left);
+    for ((out, active), up) in outs_left.iter_mut().zip(activation.lanes(last)).zip(ups_left) {
+        *out = active * up;
     }
 }
 

@@ -19,6 +19,32 @@ fn rms_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], eps: f32) {
 }
 
 per_isa!(
+    /// out = x / √(mean(x²) + eps) · weight, the same bits as [`rms_norm`]
+    pub fn rms_norm_into = rms_norm_into_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
+);
+
+#[inline(always)]
+fn rms_norm_into_body<S: Simd>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = sum_of(x, |x, total| x.mul_add(x, total)) / weight.len() as f32;
+    let factor = 1.0 / (mean + eps).sqrt();
+    for ((out, value), gain) in out.iter_mut().zip(x).zip(weight) {
+        *out = *value * factor * gain;
+    }
+}
+
+per_isa!(
+    /// x += y
+    pub fn add = add_body(x: &mut [f32], y: &[f32])
+);
+
+#[inline(always)]
+fn add_body<S: Simd>(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+per_isa!(
     /// Each group of `weight.len()` values: (x - mean) / √(variance + eps) · weight + bias
     pub fn layer_norm = layer_norm_body(values: &mut [f32], weight: &[f32], bias: &[f32], eps: f32)
 );
