@@ -21,7 +21,7 @@ pub struct PrefixOptions {
     pub enabled: bool,
     /// Where pages outlive the process; none by default.
     pub store: Option<PageStore>,
-    /// Prefixes that all tenants share.
+    /// Prefixes that tenants share.
     pub public: Vec<PublicPrefix>,
 }
 
@@ -31,12 +31,14 @@ impl Default for PrefixOptions {
     }
 }
 
-/// A beginning of prompts that is no secret, such as a system prompt. Whether it is in memory can be
-/// told from how quickly any tenant's prompt starts.
+/// A beginning of prompts that is no secret among some tenants, such as a system prompt. Whether it is in
+/// memory can be told from how quickly a prompt of any of them starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicPrefix {
     /// Served name of the model it is for; `None` for all.
     pub model: Option<String>,
+    /// Who shares it; empty for everybody.
+    pub tenants: Vec<String>,
     pub content: PublicContent,
 }
 
@@ -88,8 +90,35 @@ fn common(one: &[u32], other: &[u32]) -> usize {
 pub(crate) struct Prefixes {
     /// What tells this model's pages from all others.
     model: [u8; 32],
+    /// For who shares nothing.
     public_root: ChainHash,
-    public: Vec<Vec<u32>>,
+    public: Vec<Public>,
+}
+
+/// A public prefix in one model's tokens.
+struct Public {
+    root: ChainHash,
+    tenants: Vec<String>,
+    tokens: Vec<u32>,
+}
+
+impl Public {
+    /// `None` when it is for other models, or this one cannot be asked that way.
+    fn new(prefix: &PublicPrefix, model: &[u8], info: &ModelInfo) -> Option<Public> {
+        let tokens = prefix.tokens(info).unwrap_or_else(|error| {
+            tracing::warn!(model = info.name, %error, "a public prefix has no tokens; it is not shared");
+            None
+        })?;
+        let mut tenants = prefix.tenants.clone();
+        tenants.sort();
+        tenants.dedup();
+        let names: Vec<&str> = tenants.iter().map(String::as_str).collect();
+        Some(Public { root: ChainHash::public_root(model, &names), tokens, tenants })
+    }
+
+    fn is_for(&self, tenant: &str) -> bool {
+        self.tenants.is_empty() || self.tenants.iter().any(|other| other == tenant)
+    }
 }
 
 impl Prefixes {
@@ -105,14 +134,8 @@ impl Prefixes {
             hasher.update((number as u64).to_le_bytes());
         }
         let model: [u8; 32] = hasher.finalize().into();
-        let tokens = |prefix: &PublicPrefix| {
-            prefix.tokens(info).unwrap_or_else(|error| {
-                tracing::warn!(model = info.name, %error, "a public prefix has no tokens; it is not shared");
-                None
-            })
-        };
-        let public = options.public.iter().filter_map(tokens).collect();
-        Prefixes { model, public_root: ChainHash::public_root(&model), public }
+        let public = options.public.iter().filter_map(|prefix| Public::new(prefix, &model, info)).collect();
+        Prefixes { model, public_root: ChainHash::public_root(&model, &[]), public }
     }
 
     pub fn model(&self) -> [u8; 32] {
@@ -120,13 +143,17 @@ impl Prefixes {
     }
 
     /// Whose cached pages a prompt may share: those of its tenant, as the gateway has authenticated it,
-    /// and those of public prefixes.
+    /// and those of the public prefix that covers most of it.
     pub fn scope(&self, caller: &Caller, prompt: &[u32]) -> PrefixScope {
-        PrefixScope {
-            root: ChainHash::tenant_root(&self.model, &caller.tenant),
-            public_root: self.public_root,
-            public_tokens: self.public.iter().map(|tokens| common(tokens, prompt)).max().unwrap_or(0),
+        let root = ChainHash::tenant_root(&self.model, &caller.tenant);
+        let mut scope = PrefixScope { root, public_root: self.public_root, public_tokens: 0 };
+        for public in self.public.iter().filter(|public| public.is_for(&caller.tenant)) {
+            let public_tokens = common(&public.tokens, prompt);
+            if public_tokens > scope.public_tokens {
+                scope = PrefixScope { root, public_root: public.root, public_tokens };
+            }
         }
+        scope
     }
 }
 
@@ -141,7 +168,8 @@ mod tests {
     }
 
     fn text(model: Option<&str>, text: &str) -> PublicPrefix {
-        PublicPrefix { model: model.map(str::to_owned), content: PublicContent::Text(text.to_owned()) }
+        let content = PublicContent::Text(text.to_owned());
+        PublicPrefix { model: model.map(str::to_owned), tenants: Vec::new(), content }
     }
 
     #[test]
@@ -150,9 +178,9 @@ mod tests {
             text(None, "You are a pirate."),
             text(Some("mock"), "You are a poet. You rhyme."),
             text(Some("other"), "Secret of another model"),
-            PublicPrefix { model: None, content: PublicContent::Tokens(vec![1, 2, 3]) },
+            PublicPrefix { content: PublicContent::Tokens(vec![1, 2, 3]), ..text(None, "") },
             // The mock has no chat template.
-            PublicPrefix { model: None, content: PublicContent::System("Be brief.".to_owned()) },
+            PublicPrefix { content: PublicContent::System("Be brief.".to_owned()), ..text(None, "") },
         ]);
         let rows: &[(&[u32], usize)] = &[
             (&tokens("You are a pirate. Speak!"), 17),
@@ -165,6 +193,42 @@ mod tests {
         for (prompt, expected) in rows {
             assert_eq!(prefixes.scope(&Caller::default(), prompt).public_tokens, *expected, "{prompt:?}");
         }
+    }
+
+    #[test]
+    fn only_named_tenants_share() {
+        let shared = |tenants: &[&str], content: &str| PublicPrefix {
+            tenants: tenants.iter().map(|&tenant| tenant.to_owned()).collect(),
+            ..text(None, content)
+        };
+        let prefixes = prefixes(vec![
+            shared(&[], "You are"),
+            shared(&["a", "b"], "You are a pirate."),
+            shared(&["c", "b", "b"], "You are a poet."),
+        ]);
+        let scope = |tenant: &str, prompt: &str| {
+            let caller = Caller { tenant: tenant.into(), ..Caller::default() };
+            prefixes.scope(&caller, &tokens(prompt))
+        };
+        let (pirate, poet) = ("You are a pirate. Speak!", "You are a poet. Speak!");
+        for (tenant, prompt, expected) in [
+            ("a", pirate, 17),
+            ("b", pirate, 17),
+            ("c", pirate, 11),
+            ("d", pirate, 7),
+            ("a", poet, 11),
+            ("b", poet, 15),
+            ("", "You", 3),
+        ] {
+            assert_eq!(scope(tenant, prompt).public_tokens, expected, "{tenant}: {prompt}");
+        }
+        let root = |tenant: &str, prompt: &str| scope(tenant, prompt).public_root;
+        assert_eq!(root("a", pirate), root("b", pirate));
+        assert_eq!(root("d", pirate), root("e", poet), "what is for everybody");
+        assert_eq!(root("c", poet), root("b", poet), "whatever the order of their names");
+        // They begin alike, but the groups are others.
+        assert_ne!(root("a", pirate), root("c", pirate));
+        assert_ne!(root("a", pirate), root("d", pirate));
     }
 
     #[test]

@@ -8,12 +8,11 @@ mod address;
 mod client;
 mod layers;
 mod print;
+mod public;
 mod secret;
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-use anyhow::Context;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +22,7 @@ pub use address::listen_address;
 pub use client::{Band, Client};
 pub use layers::Sources;
 pub use print::print_default;
+pub use public::Public;
 pub use secret::Secret;
 
 #[derive(Debug, thiserror::Error)]
@@ -216,13 +216,11 @@ pub struct Prefix {
     /// A file with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored. Empty: it is
     /// stored in the clear, readable for whoever can read the folder.
     pub store_key_file: String,
-    /// System messages of chats that all callers share. Whether another used one can then be told from
-    /// how quickly a chat begins.
-    pub public_systems: Vec<String>,
-    /// Files with such system messages, one each.
-    pub public_system_files: Vec<String>,
-    /// The same for completions: texts that prompts begin with.
-    pub public_texts: Vec<String>,
+    /// Prefixes that callers share, each a section `[[prefix.public]]` with one of `system` or `system_file`
+    /// (a chat's system message) and `text` or `text_file` (what prompts of completions begin with), and
+    /// optionally `tenants` (a list: those of `auth.clients` that share it; default: everybody) and `model`
+    /// (default: all). Whether another has used one can then be told from how quickly a prompt begins.
+    pub public: Vec<Public>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -329,9 +327,7 @@ impl Default for Prefix {
             store_dir: String::new(),
             store_mib: 4096,
             store_key_file: String::new(),
-            public_systems: Vec::new(),
-            public_system_files: Vec::new(),
-            public_texts: Vec::new(),
+            public: Vec::new(),
         }
     }
 }
@@ -395,18 +391,8 @@ impl Prefix {
     /// # Errors
     /// When a file cannot be read or the folder cannot be used, naming it.
     pub fn options(&self) -> anyhow::Result<engine::PrefixOptions> {
-        let public = |content| engine::PublicPrefix { model: None, content };
-        let mut systems = self.public_systems.clone();
-        for path in &self.public_system_files {
-            systems.push(std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?);
-        }
-        let systems = systems.into_iter().map(|text| public(engine::PublicContent::System(text)));
-        let texts = self.public_texts.iter().map(|text| public(engine::PublicContent::Text(text.clone())));
-        let mut options = engine::PrefixOptions {
-            enabled: self.enabled,
-            store: None,
-            public: systems.chain(texts).collect(),
-        };
+        let public = self.public.iter().map(Public::prefix).collect::<anyhow::Result<_>>()?;
+        let mut options = engine::PrefixOptions { enabled: self.enabled, store: None, public };
         if self.enabled && !self.store_dir.is_empty() {
             let key = match self.store_key_file.as_str() {
                 "" => None,
@@ -455,6 +441,7 @@ impl Config {
             });
         }
         self.auth.clients.iter().try_for_each(Client::check)?;
+        self.prefix.public.iter().try_for_each(|public| public.check(&self.auth))?;
         if self.limits.logprobs_max > 20 {
             return Err(ConfigError::Invalid {
                 key: "limits.logprobs_max",

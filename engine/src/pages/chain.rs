@@ -44,9 +44,11 @@ impl ChainHash {
         digest(Kind::Tenant, &[model, tenant.as_bytes()])
     }
 
-    /// Where the chains of public prefixes begin.
-    pub fn public_root(model: &[u8]) -> ChainHash {
-        digest(Kind::Public, &[model])
+    /// Where the chains of prefixes begin that these tenants share; that all do, if none is named.
+    pub fn public_root(model: &[u8], tenants: &[&str]) -> ChainHash {
+        let tenants = tenants.iter().map(|tenant| tenant.as_bytes());
+        let parts: Vec<&[u8]> = std::iter::once(model).chain(tenants).collect();
+        digest(Kind::Public, &parts)
     }
 
     /// What a file says of the root of its page, which it must not name.
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
 
     fn scope(tenant: &str, public_tokens: usize) -> PrefixScope {
-        let public_root = ChainHash::public_root(b"model");
+        let public_root = ChainHash::public_root(b"model", &[]);
         PrefixScope { root: ChainHash::tenant_root(b"model", tenant), public_root, public_tokens }
     }
 
@@ -171,6 +173,16 @@ mod tests {
         }
         let elsewhere = PrefixScope { root: ChainHash::tenant_root(b"model2", "a"), ..scope("a", 0) };
         assert_eq!(shared(&names(scope("a", 0), &tokens), &names(elsewhere, &tokens)), 0);
+    }
+
+    #[test]
+    fn who_shares_a_public_prefix_is_part_of_its_names() {
+        let roots: [&[&str]; 5] = [&[], &[""], &["a"], &["a", "b"], &["ab"]];
+        for (i, one) in roots.iter().enumerate() {
+            for other in &roots[..i] {
+                assert_ne!(ChainHash::public_root(b"model", one), ChainHash::public_root(b"model", other));
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Client, Config, ConfigError};
+use super::{Client, Config, ConfigError, Public};
 
 /// Where values come from, besides the defaults.
 #[derive(Clone, Debug, Default)]
@@ -142,8 +142,8 @@ fn set(
     origin: &str,
 ) -> Result<(), ConfigError> {
     let default = known_value(known, (section, key), origin)?;
-    if (section, key) == CLIENTS && value.is_array() {
-        check_clients(&value, origin)?;
+    if let Some(item) = repeated((section, key)).filter(|_| value.is_array()) {
+        check_sections(&format!("{section}.{key}"), item, &value, origin)?;
     } else if !fits(default, &value) {
         let (origin, key) = (origin.to_owned(), format!("{section}.{key}"));
         return Err(ConfigError::WrongType { origin, key, expected: kind(default) });
@@ -153,19 +153,24 @@ fn set(
     Ok(())
 }
 
-/// Where sections repeat.
-const CLIENTS: (&str, &str) = ("auth", "clients");
+/// Where sections repeat: one of them with its defaults.
+fn repeated(place: (&str, &str)) -> Option<Value> {
+    match place {
+        ("auth", "clients") => Some(Value::try_from(Client::default()).expect("a client is a plain table")),
+        ("prefix", "public") => Some(Value::try_from(Public::default()).expect("a prefix is a plain table")),
+        _ => None,
+    }
+}
 
-fn check_clients(clients: &Value, origin: &str) -> Result<(), ConfigError> {
-    let path = format!("{}.{}", CLIENTS.0, CLIENTS.1);
-    let mut known = Table::new();
-    known.insert(path.clone(), Value::try_from(Client::default()).expect("a client is a plain table"));
-    for client in clients.as_array().into_iter().flatten() {
-        let Some(client) = client.as_table() else {
-            return Err(ConfigError::WrongType { origin: origin.into(), key: path, expected: "a section" });
+fn check_sections(path: &str, item: Value, sections: &Value, origin: &str) -> Result<(), ConfigError> {
+    let known = Table::from_iter([(path.to_owned(), item)]);
+    for section in sections.as_array().into_iter().flatten() {
+        let Some(section) = section.as_table() else {
+            let (origin, key) = (origin.to_owned(), path.to_owned());
+            return Err(ConfigError::WrongType { origin, key, expected: "a section" });
         };
-        for (key, value) in client {
-            let default = known_value(&known, (&path, key), origin)?;
+        for (key, value) in section {
+            let default = known_value(&known, (path, key), origin)?;
             if !fits(default, value) {
                 let (origin, key) = (origin.to_owned(), format!("{path}.{key}"));
                 return Err(ConfigError::WrongType { origin, key, expected: kind(default) });

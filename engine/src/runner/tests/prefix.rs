@@ -34,7 +34,8 @@ fn ask_cached(engine: &Engine, request: Request) -> (Vec<u32>, usize) {
 
 #[test]
 fn full_pages_are_found_by_the_same_tenant_only() {
-    let public = PublicPrefix { model: None, content: PublicContent::Text(text(70)) };
+    let content = PublicContent::Text(text(70));
+    let public = PublicPrefix { model: None, tenants: Vec::new(), content };
     for (public, expected) in [(vec![], [0, 96, 0, 96, 0]), (vec![public], [0, 96, 64, 96, 64])] {
         let engine =
             start_with(MockOptions::default(), options(PrefixOptions { public, ..PrefixOptions::default() }));
