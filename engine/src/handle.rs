@@ -11,9 +11,10 @@ use crate::inbox::{Command, Inbox, Queue, Waiting};
 use crate::loading;
 use crate::memory::MemoryBudget;
 use crate::model::{LoadedModel, ModelInfo, Task};
+use crate::pages::store::{PageStore, StoreStats};
 use crate::residents::{ModelLease, Residents};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
-use crate::{EngineError, Event, PrefixOptions, Request, Speculation};
+use crate::{Band, EngineError, Event, PrefixOptions, Request, Speculation};
 
 /// Sizes and limits of one engine.
 #[derive(Clone, Debug)]
@@ -172,6 +173,16 @@ impl EmbedReply {
     }
 }
 
+/// What one band of urgency has and got, over all models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BandStats {
+    pub running_sequences: usize,
+    pub waiting_sequences: usize,
+    /// Those of its admitted requests, found in the cache or computed.
+    pub prompt_tokens: u64,
+    pub generated_tokens: u64,
+}
+
 /// Gauges and counters since the start, for `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineStats {
@@ -199,6 +210,8 @@ pub struct EngineStats {
     /// Ended by a failure of the model.
     pub failed_requests: u64,
     pub preemptions: u64,
+    /// Requests that found part of their prompt in the cache.
+    pub prefix_hits: u64,
     /// Cached pages given up for new ones.
     pub kv_evictions: u64,
     /// Pages read back from disk.
@@ -207,6 +220,10 @@ pub struct EngineStats {
     /// Tokens guessed and computed ahead, and those that turned out right.
     pub guessed_tokens: u64,
     pub accepted_guesses: u64,
+    /// By band, the most urgent first.
+    pub bands: [BandStats; Band::ALL.len()],
+    /// Pages on disk, where a store is configured.
+    pub store: Option<StoreStats>,
 }
 
 impl Engine {
@@ -316,6 +333,7 @@ impl Engine {
             models: self.inner.residents.ready().len(),
             memory_bytes_total: self.inner.budget.total(),
             memory_bytes_used: self.inner.budget.used(),
+            store: self.inner.options.prefix.store.as_ref().map(PageStore::stats),
             ..*self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }

@@ -31,7 +31,7 @@ pub mod tokenizer;
 
 pub use batch::Batch;
 pub use error::EngineError;
-pub use handle::{EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
+pub use handle::{BandStats, EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
 pub use loading::{LoadPlan, Unloading};
 pub use pages::store::{PageStore, StoreKey, StoreOptions, StoreStats};
 pub use prefix::{PrefixOptions, PublicContent, PublicPrefix};

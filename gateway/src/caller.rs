@@ -9,12 +9,15 @@ use crate::error::{ApiError, ApiResult};
 
 const BAND: HeaderName = HeaderName::from_static("x-janus-band");
 
-const NAMES: [(&str, Band); 4] = [
-    ("system", Band::System),
-    ("interactive", Band::Interactive),
-    ("batch", Band::Batch),
-    ("best-effort", Band::BestEffort),
-];
+/// What a band is called in headers, files and metrics.
+pub const fn band_name(band: Band) -> &'static str {
+    match band {
+        Band::System => "system",
+        Band::Interactive => "interactive",
+        Band::Batch => "batch",
+        Band::BestEffort => "best-effort",
+    }
+}
 
 /// The caller that authentication found; anybody's, on a server without keys.
 pub fn of(request: &Request) -> Caller {
@@ -27,12 +30,12 @@ pub fn of(request: &Request) -> Caller {
 /// 400 for a band that does not exist.
 pub fn lowered(caller: Caller, headers: &HeaderMap) -> ApiResult<Caller> {
     let Some(asked) = headers.get(BAND) else { return Ok(caller) };
-    let named = NAMES.iter().find(|(name, _)| asked.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
-    let Some((_, band)) = named else {
-        let names = NAMES.map(|(name, _)| name).join(", ");
+    let is_named = |band: &Band| asked.as_bytes().eq_ignore_ascii_case(band_name(*band).as_bytes());
+    let Some(band) = Band::ALL.into_iter().find(is_named) else {
+        let names = Band::ALL.map(band_name).join(", ");
         return Err(ApiError::bad_request(format!("The header `{BAND}` must be one of {names}")));
     };
-    Ok(Caller { band: caller.band.max(*band), ..caller })
+    Ok(Caller { band: caller.band.max(band), ..caller })
 }
 
 #[cfg(test)]

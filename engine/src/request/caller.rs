@@ -27,6 +27,10 @@ pub enum Band {
     BestEffort,
 }
 
+impl Band {
+    pub const ALL: [Band; 4] = [Band::System, Band::Interactive, Band::Batch, Band::BestEffort];
+}
+
 impl Default for Caller {
     /// Everybody who needs no key.
     fn default() -> Caller {

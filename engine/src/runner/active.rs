@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use super::stream::EventSender;
 use super::text::{OutputText, TextPiece};
-use crate::Request;
 use crate::request::{Event, FinishReason, Finished, StopCriteria, Timing, TokenEvent, TokenLogprob};
 use crate::sampler::{Sampler, SamplerScratch, token_logprob};
 use crate::speculation::{GUESSES_MAX, Guesser, Wish};
 use crate::tokenizer::Tokenizer;
+use crate::{Band, Request};
 
 pub(super) struct ActiveRequest {
+    band: Band,
     stream: EventSender,
     sampler: Sampler,
     text: OutputText,
@@ -74,13 +75,14 @@ impl ActiveRequest {
         arrived: Instant,
         guesser: Option<Guesser>,
     ) -> ActiveRequest {
-        let Request { max_new_tokens, sampling, stop, logprobs, prompt_logprobs, .. } = request;
+        let Request { caller, max_new_tokens, sampling, stop, logprobs, prompt_logprobs, .. } = request;
         let mut end_tokens = stop.token_ids.clone();
         if !stop.ignore_eos {
             end_tokens.extend_from_slice(eos_tokens);
         }
         let scores = |top| PromptScores { prompt: prompt.to_vec(), top, scores: vec![None] };
         ActiveRequest {
+            band: caller.band,
             stream,
             sampler: Sampler::new(sampling, prompt, end_tokens.clone(), stop.min_tokens),
             text: OutputText::new(&stop),
@@ -108,6 +110,10 @@ impl ActiveRequest {
         self.prompt_tokens
     }
 
+    pub fn band(&self) -> Band {
+        self.band
+    }
+
     pub fn is_admitted(&self) -> bool {
         self.admitted.is_some()
     }
@@ -116,9 +122,10 @@ impl ActiveRequest {
         self.admitted = Some(now);
     }
 
-    /// So many more prompt tokens were found in the cache.
-    pub fn reuse(&mut self, tokens: usize) {
+    /// So many more prompt tokens were found in the cache. Returns whether they are the first.
+    pub fn reuse(&mut self, tokens: usize) -> bool {
         self.reused_tokens += tokens;
+        self.reused_tokens == tokens
     }
 
     /// Whether nobody reads it any more.

@@ -14,6 +14,7 @@ use super::guessing::Guessing;
 use super::stream::EventSender;
 use super::{Counters, panic_text};
 use crate::batch::{Batch, Decoder};
+use crate::handle::EngineStats;
 use crate::inbox::{Inbox, Queue};
 use crate::pages::PagePool;
 use crate::prefix::Prefixes;
@@ -172,8 +173,15 @@ impl GenerationRunner {
         self.guessing.wipe();
     }
 
-    pub fn running(&self) -> usize {
-        self.requests.values().filter(|request| request.is_admitted()).count()
+    /// Adds its sequences to the gauges.
+    pub fn count(&self, stats: &mut EngineStats) {
+        for request in self.requests.values() {
+            let band = &mut stats.bands[request.band() as usize];
+            let running = usize::from(request.is_admitted());
+            stats.running_sequences += running;
+            band.running_sequences += running;
+            band.waiting_sequences += 1 - running;
+        }
     }
 
     /// Ends everything.
@@ -204,12 +212,13 @@ impl GenerationRunner {
             if let Some(request) = self.requests.get_mut(id) {
                 request.admit(now);
                 counters.prompt_tokens += request.prompt_tokens() as u64;
+                counters.band(request.band()).prompt_tokens += request.prompt_tokens() as u64;
                 inbox.leave(Queue::Generate, request.prompt_tokens());
             }
         }
         for reused in &actions.reused {
             if let Some(request) = self.requests.get_mut(&reused.id) {
-                request.reuse(reused.tokens);
+                counters.prefix_hits += u64::from(request.reuse(reused.tokens));
                 counters.reused_prompt_tokens += reused.tokens as u64;
             }
         }
@@ -257,6 +266,7 @@ impl GenerationRunner {
                 match request.next(logits, &mut self.scratch, &self.tokenizer) {
                     NextRow::Continue(token) => {
                         counters.generated_tokens += 1;
+                        counters.band(request.band()).generated_tokens += 1;
                         self.guessing.chosen(id, token);
                         self.events.push(SchedulerEvent::Sampled { id, token });
                     }
@@ -264,6 +274,7 @@ impl GenerationRunner {
                         counters.finished_requests += 1;
                         let request = self.requests.remove(&id).expect("it was just used");
                         counters.generated_tokens += u64::from(end.chose_token);
+                        counters.band(request.band()).generated_tokens += u64::from(end.chose_token);
                         self.finished.push(id);
                         request.finish(end, Instant::now());
                     }

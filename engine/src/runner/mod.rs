@@ -46,10 +46,10 @@ pub(crate) use self::held::Resident;
 pub(crate) use self::stream::EventSender;
 pub(crate) use self::stream::{StreamShared, event_channel};
 use self::turns::Turns;
-use crate::EngineOptions;
-use crate::handle::EngineStats;
+use crate::handle::{BandStats, EngineStats};
 use crate::inbox::{Command, Inbox, Intake};
 use crate::residents::{ModelLease, Residents};
+use crate::{Band, EngineOptions};
 
 /// Everything the thread owns.
 pub(crate) struct Runner {
@@ -84,6 +84,9 @@ struct Counters {
     steps: u64,
     guessed_tokens: u64,
     accepted_guesses: u64,
+    prefix_hits: u64,
+    /// Tokens only.
+    bands: [BandStats; Band::ALL.len()],
 }
 
 impl Runner {
@@ -229,7 +232,7 @@ impl Runner {
                     stats.kv_pages_cached += pages.cached();
                     stats.kv_evictions += pages.evictions();
                     stats.kv_pages_restored += runner.restored_pages();
-                    stats.running_sequences += runner.running();
+                    runner.count(&mut stats);
                 }
                 ModelRunner::Embed(runner) => stats.embed_inputs_waiting += runner.inputs_waiting(),
             }
@@ -239,6 +242,10 @@ impl Runner {
 }
 
 impl Counters {
+    fn band(&mut self, band: Band) -> &mut BandStats {
+        &mut self.bands[band as usize]
+    }
+
     fn stats(&self) -> EngineStats {
         EngineStats {
             prompt_tokens: self.prompt_tokens,
@@ -252,6 +259,8 @@ impl Counters {
             steps: self.steps,
             guessed_tokens: self.guessed_tokens,
             accepted_guesses: self.accepted_guesses,
+            prefix_hits: self.prefix_hits,
+            bands: self.bands,
             ..EngineStats::default()
         }
     }

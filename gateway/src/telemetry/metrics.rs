@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use engine::EngineStats;
+use engine::{Band, BandStats, EngineStats, StoreStats};
+
+use crate::caller;
 
 /// Statuses counted one by one.
 const STATUSES: std::ops::Range<usize> = 100..600;
@@ -76,6 +78,7 @@ impl Metrics {
             heading(&mut text, name, kind, help);
             push(&mut text, format_args!("{name} {value}\n"));
         }
+        render_bands(&mut text, &engine.bands);
         text
     }
 
@@ -118,6 +121,7 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
         ("janus_engine_kv_pages", "Pages for keys and values.", engine.kv_pages_total),
         ("janus_engine_kv_pages_used", "Pages that sequences hold.", engine.kv_pages_used),
         ("janus_engine_models", "Models that take requests.", engine.models),
+        ("janus_engine_memory_bytes", "The memory budget of all models.", engine.memory_bytes_total),
         ("janus_engine_memory_used_bytes", "Weights and caches of all models.", engine.memory_bytes_used),
         (
             "janus_engine_kv_pages_cached",
@@ -156,10 +160,52 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
         ("janus_engine_guessed_tokens_total", "Tokens computed ahead on a guess.", engine.guessed_tokens),
         ("janus_engine_accepted_guesses_total", "Guesses that came true.", engine.accepted_guesses),
         ("janus_engine_steps_total", "Forward steps.", engine.steps),
+        (
+            "janus_engine_prefix_hits_total",
+            "Requests that found part of their prompt in the prefix cache.",
+            engine.prefix_hits,
+        ),
     ];
+    let store = engine.store.iter().flat_map(store_numbers);
     let gauges = gauges.map(|(name, help, value)| (name, gauge, help, value as u64));
     let counters = counters.map(|(name, help, value)| (name, counter, help, value));
-    gauges.into_iter().chain(counters).collect()
+    gauges.into_iter().chain(counters).chain(store).collect()
+}
+
+/// Of the pages on disk.
+fn store_numbers(store: &StoreStats) -> [Number; 7] {
+    [
+        ("janus_store_pages", "gauge", "Pages on disk.", store.pages as u64),
+        ("janus_store_bytes", "gauge", "What they take.", store.bytes),
+        ("janus_store_written_total", "counter", "Pages written.", store.written_pages),
+        ("janus_store_hits_total", "counter", "Pages read back.", store.read_pages),
+        ("janus_store_misses_total", "counter", "Pages asked for and gone.", store.missed_pages),
+        ("janus_store_refused_total", "counter", "Pages found damaged or foreign.", store.refused_pages),
+        ("janus_store_errors_total", "counter", "Reads and writes that failed.", store.errors),
+    ]
+}
+
+type OfBand = fn(&BandStats) -> u64;
+
+/// One row for each band of urgency.
+fn render_bands(text: &mut String, bands: &[BandStats; Band::ALL.len()]) {
+    let rows: [(&str, &str, &str, OfBand); 4] = [
+        ("janus_band_running_sequences", "gauge", "Sequences that generate now.", |band| {
+            band.running_sequences as u64
+        }),
+        ("janus_band_waiting_sequences", "gauge", "Sequences that wait for a place.", |band| {
+            band.waiting_sequences as u64
+        }),
+        ("janus_band_prompt_tokens_total", "counter", "Prompt tokens served.", |band| band.prompt_tokens),
+        ("janus_band_generated_tokens_total", "counter", "Tokens generated.", |band| band.generated_tokens),
+    ];
+    for (name, kind, help, value) in rows {
+        heading(text, name, kind, help);
+        for (band, stats) in Band::ALL.into_iter().zip(bands) {
+            let (band, value) = (caller::band_name(band), value(stats));
+            push(text, format_args!("{name}{{band=\"{band}\"}} {value}\n"));
+        }
+    }
 }
 
 fn heading(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -241,7 +287,11 @@ mod tests {
         metrics.record_request(Some("/nowhere"), 404, Duration::ZERO);
         metrics.record_request(None, 999, Duration::ZERO);
         metrics.time_to_first_token.record(Duration::from_millis(30));
-        let text = metrics.render(3, &EngineStats { running_sequences: 2, ..EngineStats::default() });
+        let mut engine = EngineStats { running_sequences: 2, prefix_hits: 4, ..EngineStats::default() };
+        engine.bands[Band::Batch as usize].generated_tokens = 7;
+        assert!(!metrics.render(3, &engine).contains("janus_store"), "without a store");
+        engine.store = Some(StoreStats { pages: 5, missed_pages: 6, ..StoreStats::default() });
+        let text = metrics.render(3, &engine);
         for line in [
             "janus_requests_total{route=\"/a\",status=\"200\"} 2",
             "janus_requests_total{route=\"/a\",status=\"429\"} 1",
@@ -255,6 +305,11 @@ mod tests {
             "gen_ai_server_time_to_first_token_seconds_count 1",
             "janus_requests_in_flight 3",
             "janus_engine_running_sequences 2",
+            "janus_engine_prefix_hits_total 4",
+            "janus_band_generated_tokens_total{band=\"batch\"} 7",
+            "janus_band_generated_tokens_total{band=\"interactive\"} 0",
+            "janus_store_pages 5",
+            "janus_store_misses_total 6",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

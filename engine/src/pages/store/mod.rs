@@ -12,6 +12,7 @@ mod folder;
 mod record;
 
 use std::fmt;
+use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
@@ -109,8 +110,12 @@ pub struct StoreStats {
     pub bytes: u64,
     pub written_pages: u64,
     pub read_pages: u64,
+    /// Asked for and not there any more.
+    pub missed_pages: u64,
     /// Found damaged or foreign, and removed.
     pub refused_pages: u64,
+    /// Reads and writes that the system failed.
+    pub errors: u64,
 }
 
 /// One model's access to a store.
@@ -349,6 +354,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot write a page to the prefix store");
+                self.publish(|stats| stats.errors += 1);
                 reply.send(StoreReply::Written { hash: id.hash, stored: false });
             }
         }
@@ -357,7 +363,13 @@ impl Worker {
     fn read(&mut self, id: &PageId, content_bytes: usize) -> Option<PageContent> {
         let file = FileId { model: id.model, hash: id.hash };
         let mut record = self.buffers.take();
-        self.folder.read(&file, &mut record).ok()?;
+        if let Err(error) = self.folder.read(&file, &mut record) {
+            self.publish(|stats| match error.kind() {
+                io::ErrorKind::NotFound => stats.missed_pages += 1,
+                _ => stats.errors += 1,
+            });
+            return None;
+        }
         match record::decode(&mut record, id, content_bytes, self.key.as_ref()) {
             Ok(content) => {
                 self.publish(|stats| stats.read_pages += 1);

@@ -84,6 +84,7 @@ fn pages_survive_a_restart_for_the_same_model_tenant_and_key() {
         assert_eq!(read(&client, ROOT, 1), None);
         let stats = store.stats();
         assert_eq!((stats.pages, stats.read_pages, stats.refused_pages), (3, 1, 1));
+        assert!(stats.missed_pages >= 1 && stats.errors == 0, "{stats:?}");
     }
 }
 
