@@ -59,7 +59,18 @@ pub trait Encoder: Send {
     fn vocabulary(&self) -> usize;
     /// As [`Decoder::weight_bytes`].
     fn weight_bytes(&self) -> usize;
+    /// Takes in sequences to embed, in place of any before. They are non-empty and fit the model's context.
+    fn begin(&mut self, sequences: &[&[u32]]);
+    /// Goes on with them for about `work_max` multiply-adds, or for the smallest piece there is. Returns how
+    /// many it did: 0 once all is computed.
+    fn advance(&mut self, work_max: u64) -> u64;
     /// Pools (and, where the model says so, normalises) one vector for each sequence into `out`
-    /// (`sequences.len()` x dimensions). Sequences are non-empty and fit the model's context.
-    fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor);
+    /// (sequences x dimensions), once all is computed.
+    fn finish(&mut self, out: &mut Tensor);
+    /// All of it at once.
+    fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor) {
+        self.begin(sequences);
+        while self.advance(u64::MAX) > 0 {}
+        self.finish(out);
+    }
 }

@@ -14,7 +14,7 @@ use crate::model::{LoadedModel, ModelInfo, Task};
 use crate::pages::store::{PageStore, StoreStats};
 use crate::residents::{ModelLease, Residents};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
-use crate::{Band, EngineError, Event, PrefixOptions, Request, Speculation};
+use crate::{Band, Caller, EngineError, Event, PrefixOptions, Request, Speculation};
 
 /// Sizes and limits of one engine.
 #[derive(Clone, Debug)]
@@ -33,9 +33,12 @@ pub struct EngineOptions {
     /// that is: someone who arrives in the middle waits so long before being looked at.
     pub prefill_time_max: Duration,
     pub mixed_prefill_time_max: Duration,
-    /// Tokens in one step of an embedding model.
+    /// Tokens that one pass of an embedding model computes together.
     pub embed_step_tokens_max: usize,
-    /// Time for one, alone and between the steps of a chat model.
+    /// Time of embeddings for the time of chats beside them, in percent: how much later a stream's next token
+    /// comes. They take it in slices between the steps of chats.
+    pub embed_share_percent: usize,
+    /// The longest slice, alone and beside chats.
     pub embed_time_max: Duration,
     pub mixed_embed_time_max: Duration,
     /// Tokens of inputs that may wait to be embedded.
@@ -70,6 +73,7 @@ impl Default for EngineOptions {
             prefill_time_max: Duration::from_millis(200),
             mixed_prefill_time_max: Duration::from_millis(50),
             embed_step_tokens_max: 2048,
+            embed_share_percent: 20,
             embed_time_max: Duration::from_millis(200),
             mixed_embed_time_max: Duration::from_millis(25),
             embed_waiting_tokens_max: 1 << 22,
@@ -154,6 +158,8 @@ impl Drop for EventStream {
 #[derive(Clone, Debug)]
 pub struct EmbedRequest {
     pub model: String,
+    /// On whose behalf.
+    pub caller: Caller,
     pub inputs: Vec<Vec<u32>>,
 }
 
@@ -320,7 +326,8 @@ impl Engine {
 
         let (reply, vectors) = oneshot::channel();
         let tokens = request.inputs.iter().map(Vec::len).sum();
-        let embedding = Embedding { model: model.clone(), inputs: request.inputs, reply };
+        let EmbedRequest { caller, inputs, .. } = request;
+        let embedding = Embedding { model: model.clone(), caller, inputs, reply };
         self.inner.inbox.submit(Queue::Embed, tokens, Command::Embed(embedding))?;
         Ok(EmbedReply { vectors })
     }

@@ -137,7 +137,7 @@ pub fn embedding_model(name: &str, context_tokens: usize, step_time: Duration) -
         tokenizer: Arc::new(tokenizer()),
         chat_template: None,
     };
-    let network = Network::Encoder(Box::new(MockEncoder { step_time }));
+    let network = Network::Encoder(Box::new(MockEncoder { step_time, ..MockEncoder::default() }));
     LoadedModel { info, network, eos_tokens: Vec::new(), device: device(), draft: None, identity: [2; 32] }
 }
 
@@ -237,9 +237,14 @@ pub fn page_keys(kv: &KvCache, page: u32) -> Vec<u32> {
     (0..PAGE_TOKENS).map(|slot| key(slot).round() as u32).collect()
 }
 
-/// Length, first token, last token and sum of each sequence.
+/// Length, first token, last token and sum of each sequence. A piece is one sequence, of `step_time` and as
+/// much work as it has tokens.
+#[derive(Default)]
 pub struct MockEncoder {
     pub step_time: Duration,
+    vectors: Vec<[f32; 4]>,
+    /// Tokens of those not computed yet, the last first.
+    lengths: Vec<u64>,
 }
 
 impl Encoder for MockEncoder {
@@ -255,13 +260,24 @@ impl Encoder for MockEncoder {
         0
     }
 
-    fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor) {
-        std::thread::sleep(self.step_time);
-        out.reshape(sequences.len(), 4);
-        for (row, sequence) in sequences.iter().enumerate() {
+    fn begin(&mut self, sequences: &[&[u32]]) {
+        let vector = |sequence: &&[u32]| {
             let (first, last) = (sequence[0], sequence[sequence.len() - 1]);
             let sum: u32 = sequence.iter().sum();
-            out.row_mut(row).copy_from_slice(&[sequence.len() as f32, first as f32, last as f32, sum as f32]);
-        }
+            [sequence.len() as f32, first as f32, last as f32, sum as f32]
+        };
+        self.vectors = sequences.iter().map(vector).collect();
+        self.lengths = sequences.iter().rev().map(|sequence| sequence.len() as u64).collect();
+    }
+
+    fn advance(&mut self, _work_max: u64) -> u64 {
+        let Some(work) = self.lengths.pop() else { return 0 };
+        std::thread::sleep(self.step_time);
+        work
+    }
+
+    fn finish(&mut self, out: &mut Tensor) {
+        out.reshape(self.vectors.len(), 4);
+        self.vectors.iter().enumerate().for_each(|(row, vector)| out.row_mut(row).copy_from_slice(vector));
     }
 }

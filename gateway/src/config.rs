@@ -157,6 +157,9 @@ pub struct Engine {
     pub step_tokens_max: usize,
     /// Prompt tokens in a step that also generates: bounds the wait for a running stream's next token.
     pub mixed_prefill_tokens_max: usize,
+    /// Time of embeddings for the time of chats beside them, in percent: how much longer the wait for a
+    /// running stream's next token gets. Without chats embeddings get all.
+    pub embed_share_percent: usize,
     /// Tokens of inputs that may wait to be embedded.
     pub embed_waiting_tokens_max: usize,
     /// Memory for weights and context of all models together, in MiB. 0: three quarters of what is
@@ -308,6 +311,7 @@ impl Default for Engine {
             running_sequences_max: options.running_sequences_max,
             step_tokens_max: options.step_tokens_max,
             mixed_prefill_tokens_max: options.mixed_prefill_tokens_max,
+            embed_share_percent: options.embed_share_percent,
             embed_waiting_tokens_max: options.embed_waiting_tokens_max,
             memory_mib: 0,
             kv_mib: options.kv_bytes_max >> 20,
@@ -370,6 +374,7 @@ impl Engine {
             running_sequences_max: self.running_sequences_max,
             step_tokens_max: self.step_tokens_max,
             mixed_prefill_tokens_max: self.mixed_prefill_tokens_max,
+            embed_share_percent: self.embed_share_percent,
             embed_waiting_tokens_max: self.embed_waiting_tokens_max,
             memory_bytes_max: self.memory_bytes_max(),
             kv_bytes_max: self.kv_mib.saturating_mul(1 << 20),
@@ -472,6 +477,7 @@ impl Config {
             ("engine.running_sequences_max", engine.running_sequences_max as u64, 1),
             ("engine.step_tokens_max", engine.step_tokens_max as u64, 1),
             ("engine.mixed_prefill_tokens_max", engine.mixed_prefill_tokens_max as u64, 1),
+            ("engine.embed_share_percent", engine.embed_share_percent as u64, 1),
             ("engine.embed_waiting_tokens_max", engine.embed_waiting_tokens_max as u64, 1),
             ("engine.kv_mib", engine.kv_mib as u64, 1),
             ("engine.stream_backlog", engine.stream_backlog as u64, 1),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::kv::{KvCache, KvFormat, KvLayout, PagedRows};
 use crate::matmul::{self, Input, Linear, Precision, SendPtr};
 use crate::memory::Arena;
-use crate::ops::{AttentionParams, attention, norm, rope};
+use crate::ops::{AttentionParams, AttentionSpan, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
@@ -184,18 +184,18 @@ impl Device {
         attention::paged(self.isa, &self.pool, q, kv, layer, sequences, params, out);
     }
 
-    /// Bidirectional attention inside each segment of rows (encoders). q, k, v have the same rows;
-    /// `out` takes q's shape.
+    /// Attention of encoders: each span's queries, rows of q, see all of its keys, rows of k and v. `out`
+    /// takes q's shape.
     pub fn attention_bidirectional(
         &self,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        segments: &[Range<usize>],
+        spans: &[AttentionSpan],
         params: &AttentionParams,
         out: &mut Tensor,
     ) {
-        attention::bidirectional(self.isa, &self.pool, [q, k, v], segments, params, out);
+        attention::bidirectional(self.isa, &self.pool, [q, k, v], spans, params, out);
     }
 
     /// x += y

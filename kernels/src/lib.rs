@@ -44,7 +44,7 @@ pub use isa::Isa;
 pub use kv::{KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
 pub use matmul::{Addend, Input, Linear, Precision};
-pub use ops::{Activation, AttentionParams, HEAD_DIM_MAX};
+pub use ops::{Activation, AttentionParams, AttentionSpan, HEAD_DIM_MAX};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};
 pub use tensor::{Table, Tensor, Vector, WeightView};

@@ -124,7 +124,9 @@ fn a_cancelling_unload_does_not_wait() {
     assert!(cancelling.wait(PATIENCE) && finishing.wait(PATIENCE));
     assert_eq!(read(stream).1, FinishReason::Unloaded);
     let inputs = vec![vec![7; 16]; 1000];
-    let reply = engine.embed(EmbedRequest { model: "vectors".to_owned(), inputs }).unwrap();
+    let reply = engine
+        .embed(EmbedRequest { model: "vectors".to_owned(), caller: crate::Caller::default(), inputs })
+        .unwrap();
     assert!(engine.unload("vectors", UnloadMode::Cancel).unwrap().wait(PATIENCE));
     assert!(matches!(reply.wait_blocking(), Err(EngineError::ModelUnloading(_))));
     for mode in [UnloadMode::Finish, UnloadMode::Cancel] {
@@ -161,7 +163,9 @@ fn embeddings_finish_before_their_model_goes() {
     let vectors = embedding_model("vectors", 16, Duration::from_millis(5));
     let engine = Engine::start(vec![vectors], EngineOptions::default()).unwrap();
     let inputs = vec![vec![7; 16]; 1000];
-    let reply = engine.embed(EmbedRequest { model: "vectors".to_owned(), inputs }).unwrap();
+    let reply = engine
+        .embed(EmbedRequest { model: "vectors".to_owned(), caller: crate::Caller::default(), inputs })
+        .unwrap();
     let unloading = engine.unload("vectors", UnloadMode::Finish).unwrap();
     assert_eq!(reply.wait_blocking().unwrap().len(), 1000);
     assert!(unloading.wait(PATIENCE));

@@ -1,15 +1,15 @@
 //! The stack that text encoders share: bidirectional attention, layer norms after both halves.
 //!
-//! One call: embed all sequences' tokens as rows one after another, then in each layer
+//! One pass: embed all sequences' tokens as rows one after another, then in each layer
 //! x = norm(x + attention(x)) and x = norm(x + feed_forward(x)), then pool. No padding: a row is a
-//! token, and attention stays inside its sequence.
+//! token, and attention stays inside its sequence. `pass.rs` computes it in pieces of some rows of half a
+//! layer, so that others get the cores in between.
 
-use std::ops::Range;
+mod pass;
 
-use kernels::{
-    Activation, AttentionParams, Device, Input, Linear, RopeStyle, RopeTable, Table, Tensor, Vector,
-};
+use kernels::{Activation, AttentionParams, Device, Linear, RopeStyle, RopeTable, Table, Tensor, Vector};
 
+use self::pass::{Pass, Stage};
 use crate::EngineError;
 use crate::batch::Encoder;
 use crate::model::Network;
@@ -32,6 +32,11 @@ pub struct Options {
 }
 
 struct EncoderStack {
+    network: EncoderNetwork,
+    pass: Pass,
+}
+
+struct EncoderNetwork {
     device: Device,
     attention: AttentionParams,
     norm_eps: f32,
@@ -43,7 +48,6 @@ struct EncoderStack {
     rope: Option<RopeTable>,
     layers: Vec<Layer>,
     pooling: Pooling,
-    scratch: Scratch,
 }
 
 struct PositionTable {
@@ -68,25 +72,6 @@ struct Layer {
     output_norm: LayerNorm,
 }
 
-/// Rows of one call, and its tensors (rows x width).
-#[derive(Default)]
-struct Scratch {
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
-    /// Row of the position or token type table of each token.
-    table_rows: Vec<u32>,
-    segments: Vec<Range<usize>>,
-    x: Tensor,
-    delta: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attended: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    angles: Tensor,
-}
-
 /// Packs an encoder's weights.
 ///
 /// # Errors
@@ -98,7 +83,7 @@ pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineErro
     let token_types = weights.has("token_types")?.then(|| weights.table("token_types", None, h.hidden));
     let threads = weights.device().packing_threads();
     let layers = parallel::each(threads, h.layers, |layer| build_layer(h, weights, options, layer))?;
-    Ok(Network::Encoder(Box::new(EncoderStack {
+    let network = EncoderNetwork {
         device: weights.device().clone(),
         attention: AttentionParams {
             heads: h.heads,
@@ -116,8 +101,8 @@ pub fn build(parts: &Parts<'_>, options: &Options) -> Result<Network, EngineErro
         rope: options.rotary.then(|| h.rope.table(RopeStyle::Half, parts.context_tokens)),
         layers,
         pooling: parts.pooling,
-        scratch: Scratch::default(),
-    })))
+    };
+    Ok(Network::Encoder(Box::new(EncoderStack { network, pass: Pass::default() })))
 }
 
 fn build_positions(parts: &Parts<'_>, options: &Options) -> Result<PositionTable, EngineError> {
@@ -165,11 +150,11 @@ fn build_layer(
 
 impl Encoder for EncoderStack {
     fn dimensions(&self) -> usize {
-        self.embedding.columns()
+        self.network.embedding.columns()
     }
 
     fn vocabulary(&self) -> usize {
-        self.embedding.rows()
+        self.network.embedding.rows()
     }
 
     fn weight_bytes(&self) -> usize {
@@ -177,114 +162,27 @@ impl Encoder for EncoderStack {
             let Layer { query, key, value, output, gate, up, down, .. } = layer;
             [query, key, value, output, up, down].into_iter().chain(gate).map(Linear::bytes).sum()
         };
-        self.layers.iter().map(layer).sum()
+        self.network.layers.iter().map(layer).sum()
     }
 
-    fn forward(&mut self, sequences: &[&[u32]], out: &mut Tensor) {
-        self.scratch.lay_out(sequences);
-        self.embed();
-        let EncoderStack { device, scratch: s, .. } = self;
-        let step =
-            Step { device, eps: self.norm_eps, attention: self.attention, activation: self.activation };
-        if let Some(rope) = &self.rope {
-            rope.angles(&s.positions, &mut s.angles);
-        }
-        let mut before = None;
-        for layer in &self.layers {
-            step.attend(layer, before, self.rope.as_ref(), s);
-            step.feed_forward(layer, s);
-            before = Some(&layer.output_norm);
-        }
-        if let Some(LayerNorm { gain, bias }) = before {
-            step.device.add(&mut s.x, &s.delta);
-            step.device.layer_norm(&mut s.x, gain, bias, step.eps);
-        }
-        self.pooling.apply(&s.x, &s.segments, out);
-    }
-}
-
-impl EncoderStack {
-    /// x = norm(token + position + type embedding)
-    fn embed(&mut self) {
-        let EncoderStack { device, scratch: s, .. } = self;
-        device.embed(&self.embedding, &s.tokens, 1.0, &mut s.x);
-        if let Some(PositionTable { table, first }) = &self.positions {
-            s.table_rows.clear();
-            s.table_rows.extend(s.positions.iter().map(|position| position + *first as u32));
-            device.embed(table, &s.table_rows, 1.0, &mut s.delta);
-            device.add(&mut s.x, &s.delta);
-        }
-        if let Some(table) = &self.token_types {
-            s.table_rows.clear();
-            s.table_rows.resize(s.tokens.len(), 0);
-            device.embed(table, &s.table_rows, 1.0, &mut s.delta);
-            device.add(&mut s.x, &s.delta);
-        }
-        let LayerNorm { gain, bias } = &self.embedding_norm;
-        device.layer_norm(&mut s.x, gain, bias, self.norm_eps);
-    }
-}
-
-impl Scratch {
-    /// Rows of all sequences, one after another.
-    fn lay_out(&mut self, sequences: &[&[u32]]) {
-        self.tokens.clear();
-        self.positions.clear();
-        self.segments.clear();
-        for sequence in sequences {
-            let start = self.tokens.len();
-            self.tokens.extend_from_slice(sequence);
-            self.positions.extend(0..sequence.len() as u32);
-            self.segments.push(start..self.tokens.len());
-        }
-    }
-}
-
-/// What all layers of a call share.
-struct Step<'a> {
-    device: &'a Device,
-    eps: f32,
-    attention: AttentionParams,
-    activation: Activation,
-}
-
-impl Step<'_> {
-    /// delta = attention(x), after x = norm(x + delta) of the layer before, if there is one.
-    fn attend(&self, layer: &Layer, before: Option<&LayerNorm>, rope: Option<&RopeTable>, s: &mut Scratch) {
-        let device = self.device;
-        let x = match before {
-            Some(norm) => self.normed(norm, &mut s.x, &s.delta),
-            None => Input::Rows(&s.x),
-        };
-        device.linear(x, &mut [(&layer.query, &mut s.q), (&layer.key, &mut s.k), (&layer.value, &mut s.v)]);
-        if let Some(rope) = rope {
-            device.rope(&mut s.q, self.attention.head_dim, rope.style, &s.angles);
-            device.rope(&mut s.k, self.attention.head_dim, rope.style, &s.angles);
-        }
-        let out = &mut s.attended;
-        device.attention_bidirectional(&s.q, &s.k, &s.v, &s.segments, &self.attention, out);
-        device.linear(&s.attended, &mut [(&layer.output, &mut s.delta)]);
+    fn begin(&mut self, sequences: &[&[u32]]) {
+        self.pass.begin(sequences);
     }
 
-    /// x = norm(x + delta), delta = feed_forward(x)
-    fn feed_forward(&self, layer: &Layer, s: &mut Scratch) {
-        let (device, activation) = (self.device, self.activation);
-        let x = self.normed(&layer.attention_norm, &mut s.x, &s.delta);
-        let inner = match &layer.gate {
-            Some(gate) => {
-                device.linear(x, &mut [(gate, &mut s.gate), (&layer.up, &mut s.up)]);
-                Input::Gated { activation, gate: &s.gate, up: &s.up }
-            }
-            None => {
-                device.linear(x, &mut [(&layer.up, &mut s.up)]);
-                Input::Active { activation, x: &s.up }
-            }
-        };
-        device.linear(inner, &mut [(&layer.down, &mut s.delta)]);
+    fn advance(&mut self, work_max: u64) -> u64 {
+        let EncoderStack { network, pass } = self;
+        let Some(stage) = pass.stage(network.layers.len()) else { return 0 };
+        let work_a_row = network.work_a_row(stage, pass.longest).max(1);
+        let rows = pass.take_rows(usize::try_from(work_max / work_a_row).unwrap_or(usize::MAX));
+        match stage {
+            Stage::Embed => network.embed(rows.clone(), pass),
+            Stage::Project(layer) => network.project(&network.layers[layer], rows.clone(), pass),
+            Stage::Attend(layer) => network.attend(&network.layers[layer], rows.clone(), pass),
+        }
+        work_a_row * rows.len() as u64
     }
 
-    /// x = norm(x + delta)
-    fn normed<'a>(&self, norm: &'a LayerNorm, x: &'a mut Tensor, delta: &'a Tensor) -> Input<'a> {
-        Input::LayerNormed { x, addend: delta, gain: &norm.gain, bias: &norm.bias, eps: self.eps }
+    fn finish(&mut self, out: &mut Tensor) {
+        self.network.pooling.apply(&self.pass.x, &self.pass.segments, out);
     }
 }

@@ -215,7 +215,9 @@ mod tests {
     #[test]
     fn checks_inputs_to_embed() {
         let check = |inputs: Vec<Vec<u32>>| {
-            EmbedRequest { model: "m".to_owned(), inputs }.validate(100, 8).map_err(|error| error.to_string())
+            EmbedRequest { model: "m".to_owned(), caller: crate::Caller::default(), inputs }
+                .validate(100, 8)
+                .map_err(|error| error.to_string())
         };
         assert_eq!(check(vec![vec![1; 8], vec![99]]), Ok(()));
         assert_eq!(check(vec![vec![1]; 2048]), Ok(()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kernels::{KvCache, Tensor};
 
@@ -21,10 +21,11 @@ use crate::prefix::Prefixes;
 use crate::request::FinishReason;
 use crate::residents::ModelLease;
 use crate::sampler::SamplerScratch;
+use crate::scheduler::turns::Payer;
 use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 use crate::speculation::Guesser;
 use crate::tokenizer::Tokenizer;
-use crate::{EngineOptions, Request};
+use crate::{Caller, EngineOptions, Request};
 
 /// Prompt rows of whole-vocabulary logits in one step: 32 rows of 262,144 tokens are 32 MiB.
 const SCORED_ROWS_MAX: usize = 32;
@@ -128,6 +129,30 @@ impl GenerationRunner {
         self.requests.insert(id, active);
         let scope = self.prefixes.scope(&caller, &prompt);
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
+    }
+
+    /// Takes in what happened, to know who wants a step.
+    pub fn take_in(&mut self, inbox: &Inbox, counters: &mut Counters) {
+        self.watch_clients(inbox, counters);
+        if let Some(disk) = &self.disk {
+            disk.receive(&mut self.kv, &mut self.events);
+        }
+        self.scheduler.take_in(self.started.elapsed(), self.events.drain(..));
+    }
+
+    /// On whose behalf there is something to compute; some of them more than once.
+    pub fn wanting(&self) -> impl Iterator<Item = &Caller> {
+        self.scheduler.wanting()
+    }
+
+    /// On whose behalf the last step ran, and in which parts.
+    pub fn served(&self) -> impl Iterator<Item = (Payer, f64)> {
+        self.scheduler.served()
+    }
+
+    /// Another model ran for so long for a principal.
+    pub fn served_elsewhere(&mut self, payer: &Payer, took: Duration) {
+        self.scheduler.served_elsewhere(payer, took);
     }
 
     /// Runs one step. Returns whether there was anything to do.

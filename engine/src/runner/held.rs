@@ -15,6 +15,7 @@ use crate::model::{LoadedModel, Network};
 use crate::prefix::Prefixes;
 use crate::request::FinishReason;
 use crate::residents::{Residents, Served};
+use crate::scheduler::turns::ModelKey;
 use crate::{EngineError, EngineOptions};
 
 /// A model on its way to the thread.
@@ -92,7 +93,13 @@ impl HeldModel {
         self.served.is_abandoned() && self.requests() == 0
     }
 
-    fn requests(&self) -> usize {
+    /// Names it among those that take turns.
+    pub fn key(&self) -> ModelKey {
+        ModelKey(self.served.instance)
+    }
+
+    /// Accepted and not ended.
+    pub fn requests(&self) -> usize {
         match &self.runner {
             ModelRunner::Generate(runner) => runner.requests(),
             ModelRunner::Embed(runner) => runner.requests(),

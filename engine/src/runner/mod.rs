@@ -1,8 +1,8 @@
 //! The engine's thread: it owns every model's network and cache, and does all the work.
 //!
-//! Chat models share the cores in turn, a step each; steps are bounded, and embedding models get a fixed
-//! part of the time beside them. With nothing to do the thread parks until a caller, or
-//! a client that reads again, wakes it.
+//! Models share the cores in turn, a step of a chat model or a slice of an embedding model each, as
+//! `scheduler/turns.rs` says. With nothing to do the thread parks until a caller, or a client that reads
+//! again, wakes it.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -14,7 +14,6 @@
 //! | `text.rs` | tokens to text, stop strings |
 //! | `stream.rs` | the sending end of an event stream |
 //! | `embedding.rs` | an embedding model |
-//! | `turns.rs` | what embeddings get beside chats |
 //! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
@@ -28,13 +27,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
-mod turns;
 
 use std::any::Any;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use self::embedding::Embedding;
 use self::embedding::EmbeddingRunner;
@@ -45,10 +43,10 @@ pub(crate) use self::held::Resident;
 #[cfg(test)]
 pub(crate) use self::stream::EventSender;
 pub(crate) use self::stream::{StreamShared, event_channel};
-use self::turns::Turns;
 use crate::handle::{BandStats, EngineStats};
 use crate::inbox::{Command, Inbox, Intake};
 use crate::residents::{ModelLease, Residents};
+use crate::scheduler::turns::{Kind, Payer, Turn, TurnLimits, Turns};
 use crate::{Band, EngineOptions};
 
 /// Everything the thread owns.
@@ -61,6 +59,8 @@ pub(crate) struct Runner {
     stats: Arc<Mutex<EngineStats>>,
     counters: Counters,
     turns: Turns,
+    /// What the last turn took, by those it served.
+    costs: Vec<(Payer, Duration)>,
     options: EngineOptions,
     started: Instant,
 }
@@ -97,8 +97,13 @@ impl Runner {
         options: EngineOptions,
     ) -> Runner {
         let (models, freeing, counters) = (Vec::new(), Vec::new(), Counters::default());
-        let (turns, started) = (Turns::default(), Instant::now());
-        Runner { models, residents, freeing, inbox, stats, counters, turns, options, started }
+        let turns = Turns::new(TurnLimits {
+            embed_share: options.embed_share_percent as f64 / 100.0,
+            embed_time_max: options.embed_time_max,
+            mixed_embed_time_max: options.mixed_embed_time_max,
+        });
+        let (costs, started) = (Vec::new(), Instant::now());
+        Runner { models, residents, freeing, inbox, stats, counters, turns, costs, options, started }
     }
 
     pub fn add(&mut self, resident: Resident) {
@@ -154,32 +159,94 @@ impl Runner {
         Some(&mut held.runner)
     }
 
-    /// A step of each chat model, then of the embedding models as far as it is their turn. Returns whether
-    /// any had something to do.
+    /// One turn: a step of a chat model or a slice of an embedding model. Returns whether there was anything
+    /// to do.
     fn step(&mut self) -> bool {
-        let before = Instant::now();
-        let mut chatted = false;
+        if self.is_one_chat_model() {
+            return self.step_chats();
+        }
+        let cleared = self.claim_turns();
+        while let Some(turn) = self.turns.next() {
+            if self.take(&turn) {
+                return true;
+            }
+            self.turns.pass_over(turn.model);
+        }
+        cleared
+    }
+
+    /// Whether nobody but one chat model has requests: then all turns are its own.
+    fn is_one_chat_model(&self) -> bool {
+        let mut busy = self.models.iter().filter(|held| held.requests() > 0);
+        let is_chat = |held: &HeldModel| matches!(held.runner, ModelRunner::Generate(_));
+        busy.next().is_none_or(is_chat) && busy.next().is_none()
+    }
+
+    fn step_chats(&mut self) -> bool {
+        let mut worked = false;
         for held in &mut self.models {
             if let ModelRunner::Generate(runner) = &mut held.runner {
-                chatted |= runner.step(&self.inbox, &mut self.counters);
-            }
-        }
-        match chatted {
-            true => self.turns.chats_ran(before.elapsed(), self.options.mixed_embed_time_max),
-            false => self.turns.chats_rested(),
-        }
-        let mut worked = chatted;
-        for held in &mut self.models {
-            let ModelRunner::Embed(runner) = &mut held.runner else { continue };
-            let alone = (!chatted).then_some(self.options.embed_time_max);
-            let Some(time_max) = alone.or_else(|| self.turns.embed_time()) else { continue };
-            let before = Instant::now();
-            if runner.step(time_max, &self.inbox, &mut self.counters) {
-                worked = true;
-                self.turns.embeddings_ran(before.elapsed());
+                worked |= runner.step(&self.inbox, &mut self.counters);
             }
         }
         worked
+    }
+
+    /// Says who wants turns. Chat models that have nothing to compute clear up meanwhile; returns whether any
+    /// did.
+    fn claim_turns(&mut self) -> bool {
+        self.turns.begin();
+        let mut cleared = false;
+        for held in &mut self.models {
+            let key = held.key();
+            match &mut held.runner {
+                ModelRunner::Generate(runner) => {
+                    runner.take_in(&self.inbox, &mut self.counters);
+                    let mut wants = false;
+                    for caller in runner.wanting() {
+                        self.turns.claim(key, Kind::Chat, Payer::of(caller));
+                        wants = true;
+                    }
+                    cleared |= !wants && runner.step(&self.inbox, &mut self.counters);
+                }
+                ModelRunner::Embed(runner) => {
+                    runner.claim(key, &mut self.turns, &self.inbox, &mut self.counters);
+                }
+            }
+        }
+        cleared
+    }
+
+    /// Gives a model its turn and counts it for those it served. Returns whether it had anything to do.
+    fn take(&mut self, turn: &Turn) -> bool {
+        let Some(held) = self.models.iter_mut().find(|held| held.key() == turn.model) else { return false };
+        let before = Instant::now();
+        self.costs.clear();
+        match &mut held.runner {
+            ModelRunner::Generate(runner) => {
+                if !runner.step(&self.inbox, &mut self.counters) {
+                    return false;
+                }
+                let took = before.elapsed();
+                self.turns.chat_ran(took);
+                self.costs.extend(runner.served().map(|(payer, part)| (payer, took.mul_f64(part))));
+            }
+            ModelRunner::Embed(runner) => {
+                let ran = runner.step(turn, &mut self.turns, &self.inbox, &mut self.counters);
+                let Some(took) = ran else { return false };
+                self.turns.embeddings_ran(took, turn);
+                self.costs.extend(runner.payers().map(|(payer, part)| (payer.clone(), took.mul_f64(part))));
+            }
+        }
+        for (payer, took) in &self.costs {
+            self.turns.charge(turn.model, payer, *took);
+            for held in self.models.iter_mut().filter(|held| held.key() != turn.model) {
+                if let ModelRunner::Generate(runner) = &mut held.runner {
+                    runner.served_elsewhere(payer, *took);
+                }
+            }
+        }
+        true
     }
 
     fn cancel_all(&mut self) {
@@ -192,6 +259,7 @@ impl Runner {
             held.cancel_all(&self.inbox, &mut self.counters);
         }
         for held in self.models.extract_if(.., |held| held.is_over()) {
+            self.turns.forget_model(held.key());
             self.freeing.extend(held.free_aside());
         }
         self.freeing.retain(|thread| !thread.is_finished());

@@ -253,7 +253,11 @@ fn refuses_what_it_cannot_do_by_name() {
     let models = || vec![chat_model(MockOptions::default()), embedding_model("vectors", 16, Duration::ZERO)];
     let engine = Engine::start(models(), EngineOptions::default()).unwrap();
     let to = |model: &str| Request { model: model.to_owned(), ..request("abc") };
-    let embed = |model: &str| EmbedRequest { model: model.to_owned(), inputs: vec![vec![1]] };
+    let embed = |model: &str| EmbedRequest {
+        model: model.to_owned(),
+        caller: crate::Caller::default(),
+        inputs: vec![vec![1]],
+    };
     assert!(matches!(engine.submit(to("other")).err().unwrap(), EngineError::UnknownModel(_)));
     assert!(matches!(engine.submit(to("vectors")).err().unwrap(), EngineError::WrongModel { .. }));
     assert!(matches!(engine.embed(embed("mock")).err().unwrap(), EngineError::WrongModel { .. }));
@@ -443,8 +447,13 @@ fn times_add_up() {
     assert!(timing.prefill >= Duration::from_millis(5) && timing.decode >= Duration::from_millis(19 * 5));
 }
 
+fn texts(inputs: &[Vec<u32>]) -> EmbedRequest {
+    let (model, caller) = ("vectors".to_owned(), crate::Caller::default());
+    EmbedRequest { model, caller, inputs: inputs.to_vec() }
+}
+
 fn embed(engine: &Engine, inputs: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
-    engine.embed(EmbedRequest { model: "vectors".to_owned(), inputs: inputs.to_vec() })?.wait_blocking()
+    engine.embed(texts(inputs))?.wait_blocking()
 }
 
 fn expected_vector(input: &[u32]) -> Vec<f32> {
@@ -473,8 +482,7 @@ fn embeds_in_the_order_asked_beside_a_chat() {
 fn a_small_embedding_request_does_not_wait_for_a_large_one() {
     let model = embedding_model("vectors", 512, Duration::from_millis(1));
     let engine = Engine::start(vec![model], EngineOptions::default()).unwrap();
-    let large = EmbedRequest { model: "vectors".to_owned(), inputs: vec![vec![1; 512]; 2048] };
-    let large = engine.embed(large).unwrap();
+    let large = engine.embed(texts(&vec![vec![1; 512]; 2048])).unwrap();
     embed(&engine, &[vec![5]]).unwrap();
     assert!(engine.stats().embed_inputs_waiting > 0, "the large one is still at work");
     drop(large);

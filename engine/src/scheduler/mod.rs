@@ -20,6 +20,7 @@
 //! | `fairness/` | whom to serve next |
 //! | `admit.rs` | who gets a place and pages, and who gives them up |
 //! | `plan.rs` | who gets how many rows of a step, and the pages for them |
+//! | `turns.rs` | which model computes next, and for how long |
 //! | `disk.rs` | pages on disk: which to write, which to read back |
 //! | `prefix.rs` | pages of prefixes that were computed before, or are right now |
 //! | `simulation.rs` | seeded tests over arrivals, cancels, pauses and full memory |
@@ -33,16 +34,19 @@ mod prefix;
 mod sequence;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod turns;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::disk::Disk;
-use self::fairness::Fairness;
+use self::fairness::{AccountId, Fairness};
 pub use self::pace::Pace;
+use self::pace::Price;
 pub use self::prefix::Reused;
 use self::sequence::Sequence;
 pub use self::sequence::SequenceId;
+use self::turns::Payer;
 use crate::Caller;
 use crate::batch::Batch;
 use crate::pages::{ChainHash, NamedPage, PagePool, PrefixScope};
@@ -192,6 +196,7 @@ pub struct Scheduler {
     limits: SchedulerLimits,
     pool: PagePool,
     pace: Pace,
+    price: Price,
     fairness: Fairness,
     disk: Disk,
     /// Of the last step.
@@ -217,6 +222,7 @@ impl Scheduler {
             pool: PagePool::new(limits.pages),
             limits,
             pace: Pace::default(),
+            price: Price::default(),
             fairness: Fairness::default(),
             disk: Disk::default(),
             now: Duration::ZERO,
@@ -227,10 +233,7 @@ impl Scheduler {
 
     /// Takes in `events` and plans the next step. `now` only ever grows.
     pub fn step(&mut self, now: Duration, events: impl IntoIterator<Item = SchedulerEvent>) -> Actions {
-        self.now = now;
-        for event in events {
-            self.apply(now, event);
-        }
+        self.take_in(now, events);
         let mut actions = Actions { stalled: self.stalled(now), ..Actions::default() };
         self.fairness.begin_step(now);
         while self.admit_next(now, &mut actions) {}
@@ -240,6 +243,36 @@ impl Scheduler {
         self.pool.scrub(scrub, &mut actions.zero);
         self.plan_spills(&mut actions);
         actions
+    }
+
+    /// Takes in `events` alone, to know who wants a step.
+    pub fn take_in(&mut self, now: Duration, events: impl IntoIterator<Item = SchedulerEvent>) {
+        self.now = now;
+        for event in events {
+            self.apply(now, event);
+        }
+    }
+
+    /// On whose behalf there is something to compute; some of them more than once.
+    pub fn wanting(&self) -> impl Iterator<Item = &Caller> {
+        let wants = |sequence: &&Sequence| sequence.is_runnable();
+        let mut last: Option<AccountId> = None;
+        let callers = self.running.values().chain(self.waiting.values()).filter(wants);
+        callers.filter_map(move |sequence| {
+            (last.replace(sequence.account) != Some(sequence.account)).then_some(&sequence.caller)
+        })
+    }
+
+    /// On whose behalf the last step ran, and in which parts.
+    pub fn served(&self) -> impl Iterator<Item = (Payer, f64)> {
+        let total: u64 = self.fairness.step_costs().map(|(_, cost)| cost).sum();
+        self.fairness.step_costs().map(move |(payer, cost)| (payer, cost as f64 / total as f64))
+    }
+
+    /// Another model ran for so long for a principal: its service counts here too, as the tokens that this
+    /// model computes in that time.
+    pub fn served_elsewhere(&mut self, payer: &Payer, took: Duration) {
+        self.fairness.charge_elsewhere(payer.band, &payer.principal, self.price.tokens(took));
     }
 
     /// When a paused sequence has to be reported or one stops waiting for the disk, if nothing else happens
@@ -301,6 +334,7 @@ impl Scheduler {
             }
             SchedulerEvent::Ran { rows, took } => {
                 self.pace.observe(rows, took);
+                self.price.observe(self.fairness.step_costs().map(|(_, cost)| cost).sum(), took);
                 self.seal_filled_pages();
             }
             SchedulerEvent::Stored { hash } => self.disk.stored(hash),

@@ -43,6 +43,39 @@ impl Pace {
     }
 }
 
+/// What a model's time is worth in its tokens of service: over many steps, as a step of decodes alone takes
+/// long for few.
+#[derive(Clone, Copy, Debug)]
+pub struct Price {
+    seconds: f64,
+    tokens: f64,
+}
+
+/// What of the past still counts after a step.
+const REMEMBERED: f64 = 0.95;
+
+impl Default for Price {
+    /// As a [`Pace`] begins.
+    fn default() -> Price {
+        Price { seconds: 2e-3, tokens: 1.0 }
+    }
+}
+
+impl Price {
+    /// Learns from a step of `tokens` tokens of service.
+    pub fn observe(&mut self, tokens: u64, took: Duration) {
+        if tokens > 0 {
+            self.seconds = self.seconds * REMEMBERED + took.as_secs_f64();
+            self.tokens = self.tokens * REMEMBERED + tokens as f64;
+        }
+    }
+
+    /// Tokens of service that so much time is worth.
+    pub fn tokens(&self, time: Duration) -> u64 {
+        (time.as_secs_f64() * self.tokens / self.seconds.max(1e-9)) as u64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

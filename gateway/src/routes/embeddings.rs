@@ -17,20 +17,22 @@ use openapi::{EmbeddingList, EmbeddingRequest};
 use super::body::{check_size, json_reply, read_json, run_sized};
 use super::completions::check_vocabulary;
 use super::sampling::at_most;
+use crate::caller;
 use crate::error::{ApiError, ApiResult};
 use crate::wiring::{App, SharedApp};
 
 const INPUT_PARAM: &str = "input";
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
+    let caller = caller::of(&request);
     let (request, bytes) = read_json::<EmbeddingRequest>(&app, request).await?;
     let (model, dimensions) = embedding_model(&app, &request).await?;
     let format = request.encoding_format.unwrap_or_default();
     let inputs = inputs(&app, &model, request.input, bytes).await?;
     let tokens: u64 = inputs.iter().map(|input| input.len() as u64).sum();
     let refused = |error| ApiError::from_engine(error, INPUT_PARAM);
-    let submitted =
-        app.engine.embed_with(&model, EmbedRequest { model: model.name.clone(), inputs }).map_err(refused)?;
+    let asked = EmbedRequest { model: model.name.clone(), caller, inputs };
+    let submitted = app.engine.embed_with(&model, asked).map_err(refused)?;
     let vectors = submitted.wait().await.map_err(refused)?;
     let data = (0..).zip(vectors).map(|(index, vector)| Embedding {
         object: EmbeddingObject::Value,

@@ -6,4 +6,4 @@ pub mod norm;
 pub mod rope;
 
 pub use activation::Activation;
-pub use attention::{AttentionParams, HEAD_DIM_MAX};
+pub use attention::{AttentionParams, AttentionSpan, HEAD_DIM_MAX};

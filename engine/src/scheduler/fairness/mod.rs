@@ -20,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::bands::Floors;
-pub use self::bands::{BANDS, BandSet};
+pub use self::bands::{BANDS, BandSet, Floors};
 pub use self::prompts::PromptClaim;
 use self::prompts::Prompts;
 use super::sequence::SequenceId;
+use super::turns::Payer;
 use crate::{Band, Caller};
 
 /// What a generated token costs; a prompt token costs 1.
@@ -59,6 +59,8 @@ struct Account {
     queued_at: Option<u64>,
     /// When its last sequence ended.
     idle_since: Duration,
+    /// Service of the step being planned, in tokens.
+    step_cost: u64,
 }
 
 /// One band's line.
@@ -85,6 +87,8 @@ pub struct Fairness {
     lines: [Line; BANDS.len()],
     floors: Floors,
     prompts: Prompts,
+    /// Whom the step being planned serves.
+    served: Vec<AccountId>,
 }
 
 impl Fairness {
@@ -140,6 +144,9 @@ impl Fairness {
     /// Forgets who is long gone and takes note of who waits. Once a step.
     pub fn begin_step(&mut self, now: Duration) {
         self.floors.watch(now, self.waiting_bands());
+        for id in self.served.drain(..) {
+            self.accounts[id.index()].step_cost = 0;
+        }
         while let Some(&(since, id)) = self.idle.first() {
             if since + FORGET_AFTER > now && self.idle.len() <= IDLE_ACCOUNTS_MAX {
                 return;
@@ -208,8 +215,7 @@ impl Fairness {
     pub fn charge_prompt(&mut self, id: AccountId, tokens: usize) {
         let account = &mut self.accounts[id.index()];
         account.computed = account.computed.saturating_add(account.price(tokens as u64));
-        let band = account.band;
-        self.floors.charge(band, tokens as u64, self.wanting_bands());
+        self.charge_step(id, tokens as u64);
     }
 
     /// A step generates a token.
@@ -218,8 +224,37 @@ impl Fairness {
         let price = account.price(OUTPUT_COST);
         account.admitted = account.admitted.saturating_add(price);
         account.computed = account.computed.saturating_add(price);
+        self.charge_step(id, OUTPUT_COST);
+    }
+
+    fn charge_step(&mut self, id: AccountId, cost: u64) {
+        let account = &mut self.accounts[id.index()];
+        if account.step_cost == 0 && cost > 0 {
+            self.served.push(id);
+        }
+        account.step_cost += cost;
         let band = account.band;
-        self.floors.charge(band, OUTPUT_COST, self.wanting_bands());
+        self.floors.charge(band, cost, self.wanting_bands());
+    }
+
+    /// Whom the step planned last serves, and with how many tokens; generated ones count twice.
+    pub fn step_costs(&self) -> impl Iterator<Item = (Payer, u64)> {
+        self.served.iter().map(|id| {
+            let Account { band, principal, weight, step_cost, .. } = &self.accounts[id.index()];
+            let payer = Payer { band: *band, principal: Arc::clone(principal), weight: *weight };
+            (payer, *step_cost)
+        })
+    }
+
+    /// Another model served a principal that also has work here; it is worth so many tokens of this one.
+    pub fn charge_elsewhere(&mut self, band: Band, principal: &Arc<str>, tokens: u64) {
+        let Some(&id) = self.by_principal.get(&(band, Arc::clone(principal))) else { return };
+        let account = &mut self.accounts[id.index()];
+        if account.live > 0 {
+            let price = account.price(tokens);
+            account.admitted = account.admitted.saturating_add(price);
+            account.computed = account.computed.saturating_add(price);
+        }
     }
 
     fn create(&mut self, key: (Band, Arc<str>)) -> AccountId {
@@ -234,6 +269,7 @@ impl Fairness {
             waiting: BTreeSet::new(),
             queued_at: None,
             idle_since: Duration::ZERO,
+            step_cost: 0,
         };
         let id = match self.vacant.pop() {
             Some(id) => {

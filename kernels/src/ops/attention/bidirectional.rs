@@ -1,4 +1,5 @@
-//! Attention of encoders: every row of a segment sees every other.
+//! Attention of encoders: every row of a segment sees every other. Queries may be some of a segment's rows
+//! only, so that a long one can be computed in pieces; the bits are the same.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -12,6 +13,15 @@ use crate::matmul::SendPtr;
 use crate::pool::WorkerPool;
 use crate::tensor::Tensor;
 
+/// Queries and what they see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionSpan {
+    /// Rows of q and of the result.
+    pub queries: Range<usize>,
+    /// Rows of k and v: all of the queries' segment.
+    pub keys: Range<usize>,
+}
+
 thread_local! {
     /// Keys and values of the head at hand, as pages.
     static HEAD: RefCell<AlignedWords> = RefCell::default();
@@ -22,24 +32,25 @@ pub fn bidirectional(
     isa: Isa,
     pool: &WorkerPool,
     [q, k, v]: [&Tensor; 3],
-    segments: &[Range<usize>],
+    spans: &[AttentionSpan],
     params: &AttentionParams,
     out: &mut Tensor,
 ) {
     out.reshape(q.rows(), params.heads * params.head_dim);
     assert_eq!(q.columns(), out.columns());
-    assert!(segments.windows(2).all(|pair| pair[0].end <= pair[1].start), "segments share no row");
-    let longest = segments.iter().map(Range::len).max().unwrap_or(0);
+    let apart = |pair: &[AttentionSpan]| pair[0].queries.end <= pair[1].queries.start;
+    assert!(spans.windows(2).all(apart), "spans share no query");
+    let longest = spans.iter().map(|span| span.keys.len()).max().unwrap_or(0);
     let order: Vec<u32> = (0..longest.div_ceil(PAGE_TOKENS) as u32).collect();
     let layout = HeadLayout { format: KvFormat::Int16, head_dim: params.head_dim };
     let target = SendPtr(out.values_mut().as_mut_ptr());
-    pool.dynamic(segments.len() * params.kv_heads, &|item| {
-        let (segment, kv_head) = (&segments[item / params.kv_heads], item % params.kv_heads);
+    pool.dynamic(spans.len() * params.kv_heads, &|item| {
+        let (span, kv_head) = (&spans[item / params.kv_heads], item % params.kv_heads);
         HEAD.with_borrow_mut(|words| {
             words.reserve(order.len() * layout.words());
-            store_head(isa, [k, v], segment, kv_head, &layout, words);
+            store_head(isa, [k, v], &span.keys, kv_head, &layout, words);
             let pages = Pages { words, page_stride: layout.words(), head_offset: 0, pages: &order, layout };
-            attend_head(isa, q, segment, kv_head, params, &pages, &target);
+            attend_head(isa, q, span, kv_head, params, &pages, &target);
         });
     });
 }
@@ -65,22 +76,24 @@ fn store_head(
 fn attend_head(
     isa: Isa,
     q: &Tensor,
-    segment: &Range<usize>,
+    span: &AttentionSpan,
     kv_head: usize,
     params: &AttentionParams,
     pages: &Pages<'_>,
     target: &SendPtr<f32>,
 ) {
     let (group, head_dim) = (params.group(), params.head_dim);
-    let queries = segment.len() * group;
+    let queries = span.queries.len() * group;
     let start_of = |query: usize| {
-        (segment.start + query / group) * q.columns() + (kv_head * group + query % group) * head_dim
+        (span.queries.start + query / group) * q.columns() + (kv_head * group + query % group) * head_dim
     };
     for first in (0..queries).step_by(TILE_QUERIES) {
         let count = TILE_QUERIES.min(queries - first);
         with_tile(|tile| {
-            let query =
-                |n| Query { values: &q.values()[start_of(first + n)..][..head_dim], seen: 0..segment.len() };
+            let query = |n| Query {
+                values: &q.values()[start_of(first + n)..][..head_dim],
+                seen: 0..span.keys.len(),
+            };
             tile.load(isa, pages.layout, params.scale, count, query);
             let total = tile.attend(isa, pages, tile.segments());
             let rows = total.running.iter().zip(total.values.chunks_exact(pages.layout.padded_dim()));

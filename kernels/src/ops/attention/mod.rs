@@ -14,7 +14,7 @@ mod paged;
 mod tests;
 mod tile;
 
-pub use bidirectional::bidirectional;
+pub use bidirectional::{AttentionSpan, bidirectional};
 pub use paged::paged;
 
 /// Largest head this crate computes with.

@@ -171,10 +171,19 @@ fn bidirectional_attention_matches_the_formula() {
             }
         }
     }
+    let whole = segments.map(|segment| AttentionSpan { queries: segment.clone(), keys: segment });
     for_each_isa(|isa| {
         let mut out = Tensor::default();
-        bidirectional(isa, &WorkerPool::new(2), [&q, &k, &v], &segments, &params, &mut out);
+        bidirectional(isa, &WorkerPool::new(2), [&q, &k, &v], &whole, &params, &mut out);
         let error = relative_error(out.values(), &expected);
         assert!(error < error_max(KvFormat::Int16), "{isa}: {error:e}");
+        // Rows 45 to 110 alone: parts of two segments.
+        let mut part = random_tensor(65, 4 * 24, &mut Seeded::new(4));
+        part.values_mut().copy_from_slice(&q.values()[45 * 4 * 24..110 * 4 * 24]);
+        let spans = [(0..59, 40..104), (59..65, 104..137)];
+        let spans = spans.map(|(queries, keys)| AttentionSpan { queries, keys });
+        let mut rows = Tensor::default();
+        bidirectional(isa, &WorkerPool::new(2), [&part, &k, &v], &spans, &params, &mut rows);
+        assert_eq!(rows.values(), &out.values()[45 * 4 * 24..110 * 4 * 24], "{isa}: the same bits");
     });
 }
