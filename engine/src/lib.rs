@@ -16,6 +16,7 @@ pub mod loading;
 pub mod memory;
 pub mod model;
 pub mod models;
+pub mod packed;
 pub mod pages;
 pub mod prefix;
 pub mod prompt;
@@ -33,6 +34,7 @@ pub use batch::Batch;
 pub use error::EngineError;
 pub use handle::{BandStats, EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
 pub use loading::{LoadPlan, Unloading};
+pub use packed::{PackedCache, PackedOptions};
 pub use pages::store::{PageStore, StoreKey, StoreOptions, StoreStats};
 pub use prefix::{PrefixOptions, PublicContent, PublicPrefix};
 pub use request::{

@@ -12,6 +12,7 @@ use kernels::PAGE_TOKENS;
 use crate::inbox::Command;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::model::{LoadedModel, ModelInfo, Network};
+use crate::packed::PackedWriter;
 use crate::residents::{ModelStatus, NewServed, Residents, UnloadMode};
 use crate::runner::Resident;
 use crate::{Engine, EngineError, EngineOptions};
@@ -172,7 +173,8 @@ pub(crate) fn add(
     prepared: Prepared,
     hand_over: impl FnOnce(Resident) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
-    let Prepared { model, pages, pinned, memory } = prepared;
+    let Prepared { mut model, pages, pinned, memory } = prepared;
+    let unwritten = std::mem::take(&mut model.unwritten);
     let weight_bytes = model.weight_bytes();
     let vocabulary = match &model.network {
         Network::Decoder(network) => network.vocabulary(),
@@ -180,7 +182,9 @@ pub(crate) fn add(
     };
     let kv_bytes = memory.bytes() - weight_bytes;
     let new = NewServed { info: model.info.clone(), vocabulary, pages, kv_bytes, weight_bytes, pinned };
-    residents.add(new, |served| hand_over(Resident { model, served, memory }))
+    residents.add(new, |served| hand_over(Resident { model, served, memory }))?;
+    unwritten.into_iter().for_each(PackedWriter::start);
+    Ok(())
 }
 
 /// How many pages a model's cache would like to have.

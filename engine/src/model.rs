@@ -17,6 +17,7 @@ use crate::models::parallel;
 use crate::models::pooling::Pooling;
 use crate::models::registry::{Kind, Parts};
 use crate::models::weights::Weights;
+use crate::packed::{PackedCache, PackedModel, PackedWriter};
 use crate::prompt::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -64,6 +65,8 @@ pub struct LoadedModel {
     pub draft: Option<Box<dyn Decoder>>,
     /// Differs between models whose files differ.
     pub identity: [u8; 32],
+    /// Packed weights, a draft's included, that the next start would rather find than pack.
+    pub unwritten: Vec<PackedWriter>,
 }
 
 impl LoadedModel {
@@ -88,7 +91,9 @@ impl LoadedModel {
         if let Some(id) = (0..tokens as u32).find(differs) {
             return refuse(format!("`{draft_name}` cannot guess for `{name}`: token {id} is another"));
         }
-        Ok(LoadedModel { draft: Some(draft_network), ..self })
+        let mut unwritten = self.unwritten;
+        unwritten.extend(draft.unwritten);
+        Ok(LoadedModel { draft: Some(draft_network), unwritten, ..self })
     }
 
     /// Bytes of packed weights, a draft's included.
@@ -118,6 +123,8 @@ pub struct LoadOptions<'a> {
     /// Cap on the context; `None` takes the model's.
     pub context_tokens: Option<usize>,
     pub device: &'a Device,
+    /// Where packed weights are kept from start to start.
+    pub packed: Option<&'a PackedCache>,
     /// Called with 0.0..=1.0 as weights are packed.
     pub progress: &'a (dyn Fn(f32) + Sync),
 }
@@ -135,9 +142,15 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     (options.progress)(0.0);
     let context_tokens = context_tokens(&files, &description, options)?;
     let device = options.device.with_own_memory();
+    let packed = find_packed(options, identity);
     let (tokenizer, network) = parallel::both(
         || Tokenizer::of_model(&files),
-        || build(&files, &description, context_tokens, &device, options.progress),
+        || {
+            let architecture = description.architecture;
+            let weights =
+                Weights::new(&files, architecture.tensors, &device, packed.as_ref(), options.progress);
+            build(&files, &description, context_tokens, weights)
+        },
     );
     let (tokenizer, network) = (tokenizer?, network?);
     (options.progress)(1.0);
@@ -167,20 +180,28 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
         device,
         draft: None,
         identity,
+        unwritten: packed.and_then(PackedModel::into_writer).into_iter().collect(),
     })
+}
+
+/// What an earlier process packed of this model.
+fn find_packed(options: &LoadOptions<'_>, identity: [u8; 32]) -> Option<PackedModel> {
+    let (cache, layout) = (options.packed?, options.device.packed_layout()?);
+    // Without it nobody could tell a changed file: everything is packed.
+    let stamp = identity::stamp(options.path).ok()?;
+    Some(cache.open([identity, stamp], layout))
 }
 
 fn build(
     files: &ModelFiles,
     description: &Description,
     context_tokens: usize,
-    device: &Device,
-    progress: &(dyn Fn(f32) + Sync),
+    weights: Weights<'_>,
 ) -> Result<Network, EngineError> {
     let Description { architecture, hyperparameters, .. } = description;
     (architecture.build)(&Parts {
         hyperparameters: hyperparameters.clone(),
-        weights: Weights::new(files, architecture.tensors, device, progress),
+        weights,
         context_tokens,
         pooling: Pooling::read(files, hyperparameters.pooling_type)?,
     })

@@ -122,7 +122,15 @@ pub fn mock_info(name: &str, context_tokens: usize) -> ModelInfo {
 pub fn chat_model(options: MockOptions) -> LoadedModel {
     let info = mock_info(&options.name, options.context_tokens);
     let network = Network::Decoder(Box::new(MockDecoder::new(options)));
-    LoadedModel { info, network, eos_tokens: vec![IM_END], device: device(), draft: None, identity: [1; 32] }
+    LoadedModel {
+        info,
+        network,
+        eos_tokens: vec![IM_END],
+        device: device(),
+        draft: None,
+        identity: [1; 32],
+        unwritten: Vec::new(),
+    }
 }
 
 /// An embedding model of 4 dimensions, whose steps take `step_time`: see [`MockEncoder`].
@@ -138,7 +146,15 @@ pub fn embedding_model(name: &str, context_tokens: usize, step_time: Duration) -
         chat_template: None,
     };
     let network = Network::Encoder(Box::new(MockEncoder { step_time, ..MockEncoder::default() }));
-    LoadedModel { info, network, eos_tokens: Vec::new(), device: device(), draft: None, identity: [2; 32] }
+    LoadedModel {
+        info,
+        network,
+        eos_tokens: Vec::new(),
+        device: device(),
+        draft: None,
+        identity: [2; 32],
+        unwritten: Vec::new(),
+    }
 }
 
 fn device() -> Device {

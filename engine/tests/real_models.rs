@@ -91,8 +91,14 @@ fn best(logits: &[f32]) -> u32 {
 
 fn smollm2(device: Device) -> Option<LoadedModel> {
     let path = real_model(SMOLLM2)?;
-    let options =
-        LoadOptions { path: &path, name: None, context_tokens: None, device: &device, progress: &|_| {} };
+    let options = LoadOptions {
+        path: &path,
+        name: None,
+        context_tokens: None,
+        device: &device,
+        packed: None,
+        progress: &|_| {},
+    };
     Some(load(&options).unwrap())
 }
 

@@ -63,6 +63,7 @@ fn memory_comes_back_when_a_model_goes_while_another_runs() {
             name: Some(name),
             context_tokens: Some(2048),
             device,
+            packed: None,
             progress: &|_| {},
         })
     };

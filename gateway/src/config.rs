@@ -133,6 +133,14 @@ pub struct Models {
     pub context_tokens_max: usize,
     /// Check the SHA-256 of the catalogue's models each time they are loaded, beside the loading itself.
     pub verify: bool,
+    /// Keep the weights of large models on disk as they are computed with, so that the next start finds
+    /// them instead of packing them again.
+    pub packed: bool,
+    /// Where. Only this user may write there: what is found is checked for damage, not for malice. Empty:
+    /// `$JANUS_HOME/packed`, else `$XDG_CACHE_HOME/janus/packed`, else `~/.cache/janus/packed`.
+    pub packed_folder: String,
+    /// What the folder may hold, in MiB; the least recently used go first.
+    pub packed_mib: usize,
     /// The models of `serve` stay loaded. Otherwise those that are idle may be unloaded when memory is
     /// needed for others, unused for longest first.
     pub keep: bool,
@@ -294,6 +302,9 @@ impl Default for Models {
             folder: String::new(),
             context_tokens_max: 0,
             verify: true,
+            packed: true,
+            packed_folder: String::new(),
+            packed_mib: 16384,
             keep: true,
             on_demand: false,
             on_demand_wait_ms: 60_000,
@@ -483,6 +494,7 @@ impl Config {
             ("engine.stream_backlog", engine.stream_backlog as u64, 1),
             ("engine.stalled_client_ms", engine.stalled_client_ms, 1),
             ("models.on_demand_wait_ms", self.models.on_demand_wait_ms, 1),
+            ("models.packed_mib", self.models.packed_mib as u64, 1),
             ("prefix.store_mib", self.prefix.store_mib as u64, 1),
             ("limits.choices_max", limits.choices_max as u64, 1),
             ("limits.messages_max", limits.messages_max as u64, 1),

@@ -26,6 +26,7 @@ mod ids;
 pub mod keys;
 pub mod loader;
 pub mod open;
+mod packed;
 pub mod routes;
 pub mod server;
 pub mod shelf;

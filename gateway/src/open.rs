@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use engine::PackedCache;
 use engine::model::{LoadOptions, LoadedModel};
 use kernels::{CpuOptions, Device};
 
@@ -30,6 +31,8 @@ pub struct Opener {
     /// Cap on the context; `None` takes each model's own.
     pub context_tokens: Option<usize>,
     pub device: Device,
+    /// Where packed weights are kept from start to start.
+    pub packed: Option<PackedCache>,
     pub report: Box<dyn Report>,
     /// By served name: the model that guesses for it.
     pub drafts: BTreeMap<String, Source>,
@@ -44,6 +47,7 @@ impl Opener {
             verify: true,
             context_tokens: None,
             device,
+            packed: None,
             report: for_stderr(),
             drafts: BTreeMap::new(),
         })
@@ -123,6 +127,7 @@ impl Opener {
                 name,
                 context_tokens: self.context_tokens,
                 device,
+                packed: self.packed.as_ref(),
                 progress: &|done| parts.set(0, done),
             });
             (packed, check.map(|check| check.join()))

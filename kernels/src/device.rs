@@ -10,7 +10,7 @@ use crate::ops::{AttentionParams, AttentionSpan, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
-use crate::{Format, Isa, KernelError};
+use crate::{Format, Isa, KernelError, MappedBytes};
 
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,6 +113,32 @@ impl Device {
             return Linear::pack(weight, bias, precision, &self.memory, self.isa);
         }
         Linear::pack(weight, bias, precision, &self.memory, self.isa)
+    }
+
+    /// What [`Device::pack`] would give, from bytes that it gave before for this very weight: codes and
+    /// scales, as [`Linear::packed`] has them. `None` when they cannot be that, by their lengths or places.
+    /// The weight's own bytes are not read.
+    ///
+    /// # Panics
+    /// As [`Device::pack`], and on a device in f32, which has no [`Device::packed_layout`].
+    pub fn linear_from_packed(
+        &self,
+        weight: WeightView<'_>,
+        packed: [MappedBytes; 2],
+        bias: Option<Vector>,
+        precision: Precision,
+    ) -> Option<Linear> {
+        assert!(!self.f32_weights, "weights in f32 are not kept");
+        if let Some(bias) = &bias {
+            assert_eq!(bias.len(), weight.rows, "one bias an output");
+        }
+        Linear::from_packed(weight, packed.map(MappedBytes::share), bias, precision)
+    }
+
+    /// A number for how weights are packed here, the same wherever packed bytes are; `None` where they are
+    /// not worth keeping.
+    pub fn packed_layout(&self) -> Option<u32> {
+        (!self.f32_weights).then_some(matmul::PACKED_LAYOUT_VERSION)
     }
 
     /// A cache of `pages` pages.

@@ -1,4 +1,5 @@
-//! Requests to the operating system that are advice: a refusal changes nothing but speed or memory use.
+//! Requests to the operating system: who this process is, and advice, whose refusal changes nothing but
+//! speed or memory use.
 
 /// Lets every other thread go first: the calling thread gets about a tenth of a core that others want
 /// too, and a whole one that nobody wants.
@@ -7,6 +8,13 @@ pub fn yield_to_others() {
     const NICENESS: libc::c_int = 10;
     // SAFETY: plain numbers in and out; 0 is the calling thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+}
+
+/// The user this process acts as, as the owner of its files is numbered.
+#[cfg(unix)]
+pub fn user_id() -> u32 {
+    // SAFETY: geteuid only returns a number.
+    unsafe { libc::geteuid() }
 }
 
 /// Lets the allocator take every buffer of some size from the system and give it back when it is freed,

@@ -44,6 +44,7 @@ pub use isa::Isa;
 pub use kv::{KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
 pub use matmul::{Addend, Input, Linear, Precision};
+pub use memory::{SharedBytes, WeakBytes};
 pub use ops::{Activation, AttentionParams, AttentionSpan, HEAD_DIM_MAX};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};

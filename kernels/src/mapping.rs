@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::KernelError;
+use crate::memory::SharedBytes;
 
 /// A whole file, mapped read-only. Cloning shares the map; the last clone unmaps it.
 #[derive(Clone)]
@@ -21,18 +22,32 @@ struct Inner {
 impl Mapping {
     /// Maps the file at `path`.
     pub fn open(path: &Path) -> Result<Mapping, KernelError> {
+        let file = File::open(path)
+            .map_err(|source| KernelError::Map { path: path.display().to_string(), source })?;
+        Mapping::of_file(&file, path)
+    }
+
+    /// Maps an opened file; `path` is for messages.
+    pub fn of_file(file: &File, path: &Path) -> Result<Mapping, KernelError> {
         let failed = |source| KernelError::Map { path: path.display().to_string(), source };
-        let file = File::open(path).map_err(failed)?;
         // SAFETY: the map is read-only. Another process that truncates the file while it
         // is mapped raises SIGBUS, as in every program that maps its inputs; the model store only
         // ever replaces files by rename, which leaves the mapped inode whole.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+        let map = unsafe { memmap2::Mmap::map(file) }.map_err(failed)?;
         Ok(Mapping { inner: Arc::new(Inner { map, path: path.to_owned() }) })
     }
 
     /// Where the file was when it was opened.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// Asks for huge pages, where the system has them for files: for what is read as a whole, again and
+    /// again.
+    pub fn advise_huge_pages(&self) {
+        // A system without them refuses the advice, which changes nothing but speed.
+        #[cfg(target_os = "linux")]
+        let _ = self.inner.map.advise(memmap2::Advice::HugePage);
     }
 
     /// A part of the file that keeps the map alive; `None` when `range` leaves the file.
@@ -57,6 +72,13 @@ pub struct MappedBytes {
 }
 
 impl MappedBytes {
+    /// The same bytes, as packed weights are held.
+    pub(crate) fn share(self) -> SharedBytes {
+        let bytes: *const [u8] = &*self;
+        // SAFETY: the map holds the bytes and is read-only; see `Mapping::of_file` for its file.
+        unsafe { SharedBytes::new(self.mapping.inner, bytes) }
+    }
+
     /// Tells the system that these bytes are not needed for now, so that weights which were packed do not
     /// stay resident twice. They can still be read; the file is then asked again.
     pub fn release(&self) {

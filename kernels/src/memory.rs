@@ -1,11 +1,11 @@
-//! Memory of packed weights: zeroed, cut from large anonymous maps.
+//! Memory of packed weights: zeroed, cut from large anonymous maps, and shared once it is filled.
 //!
 //! Maps come from the system page by page as they are first written, by whichever thread packs there, and
 //! in huge pages where the system gives them: a step reads all weights once, and with small pages it also
 //! reads an address translation for each 4 KiB of them.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::{Advice, MmapMut};
 
@@ -78,13 +78,13 @@ impl Slab {
         // SAFETY: `used` lies within the map, checked above.
         let start = unsafe { self.map.start.add(self.used) };
         self.used = (self.used + length.next_multiple_of(ALIGNMENT)).min(self.map.map.len());
-        Piece { _slab: self.map.clone(), start, length }
+        Piece { slab: self.map.clone(), start, length }
     }
 }
 
 /// Bytes that begin at a multiple of 64, zero until written.
 pub struct Piece {
-    _slab: Arc<SlabMap>,
+    slab: Arc<SlabMap>,
     start: *mut u8,
     length: usize,
 }
@@ -110,9 +110,97 @@ impl DerefMut for Piece {
     }
 }
 
+impl Piece {
+    /// The same bytes, which nobody changes any more.
+    pub fn freeze(self) -> SharedBytes {
+        let bytes: *const [u8] = &*self;
+        // SAFETY: the slab holds the bytes, and the only reference that could write them ends here.
+        unsafe { SharedBytes::new(self.slab, bytes) }
+    }
+}
+
+/// Bytes that do not change, shared by reference count: of a filled [`Piece`], or of a mapped file.
+#[derive(Clone)]
+pub struct SharedBytes {
+    owner: Arc<dyn Send + Sync>,
+    bytes: *const [u8],
+}
+
+// SAFETY: the bytes are only read, and their owner may be dropped on any thread.
+unsafe impl Send for SharedBytes {}
+// SAFETY: as above.
+unsafe impl Sync for SharedBytes {}
+
+impl SharedBytes {
+    /// # Safety
+    /// `bytes` are initialised, and neither freed nor written as long as `owner` lives.
+    pub(crate) unsafe fn new(owner: Arc<dyn Send + Sync>, bytes: *const [u8]) -> SharedBytes {
+        SharedBytes { owner, bytes }
+    }
+
+    /// Whether they begin where the widest register loads fastest.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.bytes.cast::<u8>().addr().is_multiple_of(ALIGNMENT)
+    }
+
+    /// A way to the bytes for as long as others keep them.
+    pub fn downgrade(&self) -> WeakBytes {
+        WeakBytes { owner: Arc::downgrade(&self.owner), bytes: self.bytes }
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: what `new` asks for, and `owner` lives.
+        unsafe { &*self.bytes }
+    }
+}
+
+/// [`SharedBytes`] that do not keep their memory alive.
+pub struct WeakBytes {
+    owner: Weak<dyn Send + Sync>,
+    bytes: *const [u8],
+}
+
+// SAFETY: as for `SharedBytes`; the pointer is only used once the owner is held.
+unsafe impl Send for WeakBytes {}
+// SAFETY: as above.
+unsafe impl Sync for WeakBytes {}
+
+impl WeakBytes {
+    /// The bytes, unless they are gone.
+    pub fn upgrade(&self) -> Option<SharedBytes> {
+        Some(SharedBytes { owner: self.owner.upgrade()?, bytes: self.bytes })
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filled_pieces_stay_until_the_last_holder_of_their_slab_is_gone() {
+        let arena = Arena::default();
+        let mut piece = arena.zeroed(100).unwrap();
+        piece.fill(7);
+        let shared = piece.freeze();
+        let (other, weak) = (shared.clone(), shared.downgrade());
+        assert!(shared.is_aligned() && weak.len() == 100);
+        drop((arena, shared));
+        assert_eq!(*other, [7; 100]);
+        assert_eq!(*weak.upgrade().unwrap(), [7; 100]);
+        drop(other);
+        assert!(weak.upgrade().is_none());
+    }
 
     #[test]
     fn pieces_are_zeroed_aligned_and_apart() {

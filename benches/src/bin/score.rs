@@ -29,6 +29,7 @@ fn main() -> Result<(), Failure> {
         name: Some("model"),
         context_tokens: None,
         device: &device,
+        packed: None,
         progress: &|_| {},
     };
     let engine = Engine::start(vec![load(&options)?], EngineOptions::default())?;

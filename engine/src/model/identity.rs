@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
@@ -45,6 +46,31 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// What changes whenever somebody writes to a file, or puts another one in its place: length, times of
+/// change, and where the file system has it. Of all files in a folder.
+///
+/// # Errors
+/// As the file system says.
+pub fn stamp(path: &Path) -> io::Result<[u8; 32]> {
+    let mut hasher = Sha256::new();
+    let files = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
+    for file in files {
+        let metadata = file.metadata()?;
+        hasher.update(metadata.len().to_le_bytes());
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        hasher.update(modified.as_nanos().to_le_bytes());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            // The time of the last change cannot be set back as that of the last write can.
+            let numbers = [metadata.ctime(), metadata.ctime_nsec()];
+            numbers.iter().for_each(|number| hasher.update(number.to_le_bytes()));
+            [metadata.dev(), metadata.ino()].iter().for_each(|number| hasher.update(number.to_le_bytes()));
+        }
+    }
+    Ok(hasher.finalize().into())
+}
+
 fn add_samples(hasher: &mut Sha256, path: &Path) -> io::Result<()> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -68,6 +94,24 @@ fn add_samples(hasher: &mut Sha256, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_changes_with_every_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gguf");
+        std::fs::write(&path, b"some weights").unwrap();
+        let before = stamp(&path).unwrap();
+        assert_eq!(stamp(&path).unwrap(), before);
+        // Same length, and the time of the write set back: the place in the file system is another.
+        let other = folder.path().join("b.gguf");
+        std::fs::write(&other, b"same lengths").unwrap();
+        let modified = path.metadata().unwrap().modified().unwrap();
+        File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_ne!(stamp(&path).unwrap(), before);
+        assert_ne!(stamp(folder.path()).unwrap(), before);
+        assert!(stamp(&folder.path().join("nothing")).is_err());
+    }
 
     #[test]
     fn tells_models_apart_wherever_they_stand() {

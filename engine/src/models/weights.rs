@@ -11,6 +11,7 @@ use crate::EngineError;
 use crate::files::{ModelFiles, WeightTensor, bad_file};
 use crate::models::config::Hyperparameters;
 use crate::models::names::Names;
+use crate::packed::PackedModel;
 
 /// See [`Weights::query_key_value`].
 const QKV: Precision = Precision::Int15;
@@ -21,17 +22,20 @@ pub struct Weights<'a> {
     device: &'a Device,
     /// What the file calls tensors; `None` for GGUF, whose names are ours.
     names: Option<(&'static Names, &'static str)>,
+    packed: Option<&'a PackedModel>,
     progress: &'a (dyn Fn(f32) + Sync),
     taken_bytes: AtomicUsize,
     all_bytes: usize,
 }
 
 impl<'a> Weights<'a> {
-    /// `names` are those of the architecture's Hugging Face checkpoints; a GGUF file needs none.
+    /// `names` are those of the architecture's Hugging Face checkpoints; a GGUF file needs none. What
+    /// `packed` has need not be packed.
     pub fn new(
         files: &'a ModelFiles,
         names: &'static Names,
         device: &'a Device,
+        packed: Option<&'a PackedModel>,
         progress: &'a (dyn Fn(f32) + Sync),
     ) -> Weights<'a> {
         let names = match files {
@@ -39,7 +43,7 @@ impl<'a> Weights<'a> {
             ModelFiles::Folder(_) => Some((names, root_of(files, names))),
         };
         let all_bytes = files.entries().map(|entry| entry.range.len()).sum();
-        Weights { files, device, names, progress, taken_bytes: AtomicUsize::new(0), all_bytes }
+        Weights { files, device, names, packed, progress, taken_bytes: AtomicUsize::new(0), all_bytes }
     }
 
     pub fn device(&self) -> &'a Device {
@@ -91,12 +95,47 @@ impl<'a> Weights<'a> {
         let tensor = self.shaped(&format!("{name}.weight"), &[rows, inputs])?;
         let bias = self.bias(name, rows)?.map(|bias| Vector::new(bias[start..][..outputs].to_vec()));
         let view = self.view(&tensor)?.slice_rows(start, outputs);
-        let linear =
-            self.device.pack(view, bias, precision).map_err(|error| self.bad_tensor(&tensor, &error))?;
-        // The packed copy serves from now on.
-        tensor.bytes.release();
+        let linear = match self.packed {
+            Some(packed) => {
+                let id = format!("{} {start}+{outputs}x{inputs} {}", tensor.name, view.format.name());
+                let found = self.find_packed(packed, &id, view, bias.as_ref(), precision);
+                let was_found = found.is_some();
+                let linear = found.map_or_else(|| self.pack(&tensor, view, bias, precision), Ok)?;
+                packed.note(id, &linear, was_found);
+                linear
+            }
+            None => self.pack(&tensor, view, bias, precision)?,
+        };
         self.advance(tensor.bytes.len() / rows * outputs);
         Ok(linear)
+    }
+
+    fn find_packed(
+        &self,
+        packed: &PackedModel,
+        id: &str,
+        view: WeightView<'_>,
+        bias: Option<&Vector>,
+        precision: Precision,
+    ) -> Option<Linear> {
+        let linear = self.device.linear_from_packed(view, packed.find(id)?, bias.cloned(), precision);
+        if linear.is_none() {
+            packed.refuse(id);
+        }
+        linear
+    }
+
+    fn pack(
+        &self,
+        tensor: &WeightTensor,
+        view: WeightView<'_>,
+        bias: Option<Vector>,
+        precision: Precision,
+    ) -> Result<Linear, EngineError> {
+        let linear = self.device.pack(view, bias, precision);
+        // The packed copy serves from now on.
+        tensor.bytes.release();
+        linear.map_err(|error| self.bad_tensor(tensor, &error))
     }
 
     /// The projections of layer `layer` to queries, keys and values, stored apart or as one matrix.

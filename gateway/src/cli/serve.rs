@@ -18,6 +18,7 @@ use crate::catalogue::size;
 use crate::config::{self, Config, Sources};
 use crate::keys::ApiKeys;
 use crate::open::{Opener, Source};
+use crate::packed;
 use crate::server::{Server, shutdown_signal};
 use crate::shelf::StoreShelf;
 use crate::telemetry::start_logs;
@@ -83,6 +84,7 @@ fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<Load
     let mut opener = Opener::new(folder, Some(config.engine.threads).filter(|&threads| threads > 0))?;
     opener.device = opener.device.with_kv_format(config.engine.kv_format.kernels());
     opener.verify = models.verify;
+    opener.packed = packed::cache(models);
     opener.context_tokens = Some(models.context_tokens_max).filter(|&tokens| tokens > 0);
     for (name, draft) in drafts(&models.drafts)? {
         let source = opener.locate(&draft)?;

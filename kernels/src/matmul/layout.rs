@@ -11,6 +11,10 @@
 
 use crate::quant::Format;
 
+/// Raise it with every change of what any format is packed to: packed weights are kept on disk, and this
+/// number tells those of another layout apart. Should bytes come to depend on the instruction set, this has
+/// to name it too. `tests::the_version_stands_for_these_bytes` notices a change.
+pub const VERSION: u32 = 1;
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
 /// Inputs of a block.

@@ -40,11 +40,12 @@ use activations::{BlockHeader, Quantized};
 use dense::DenseKind;
 use input::Source;
 pub use input::{Addend, Input};
+pub use layout::VERSION as PACKED_LAYOUT_VERSION;
 use layout::{BLOCK, EXPANDED_BLOCK, PANEL_ROWS, Packing};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{sdot, smmla};
 
-use crate::memory::{Arena, Piece};
+use crate::memory::{Arena, Piece, SharedBytes};
 use crate::pool::WorkerPool;
 use crate::quant::Format;
 use crate::tensor::{Tensor, Vector, WeightView};
@@ -80,8 +81,8 @@ pub struct Linear {
     /// Of one panel.
     code_bytes: usize,
     scale_bytes: usize,
-    codes: Piece,
-    scales: Piece,
+    codes: SharedBytes,
+    scales: SharedBytes,
     bias: Option<Vector>,
     precision: Precision,
 }
@@ -103,36 +104,44 @@ impl Linear {
     ) -> Result<Linear, KernelError> {
         let WeightView { format, rows, columns, bytes } = weight;
         crate::tensor::check_size(format, rows, columns, bytes.len())?;
-        let kind = kind_of(format);
-        let (code_bytes, scale_bytes) = match kind {
-            Kind::Quantized(packing) => packing.panel_bytes(columns / BLOCK),
-            Kind::Dense(kind) => ((columns * PANEL_ROWS * kind.bytes()).next_multiple_of(64), 0),
-        };
+        let size = PanelSize::of(kind_of(format), columns);
         let panels = rows.div_ceil(PANEL_ROWS);
-        let codes = memory.zeroed(panels * code_bytes)?;
-        let scales = memory.zeroed(panels * scale_bytes)?;
-        let mut linear =
-            Linear { kind, rows, columns, code_bytes, scale_bytes, codes, scales, bias, precision };
-        linear.fill(weight, isa);
-        Ok(linear)
+        let mut codes = memory.zeroed(panels * size.codes)?;
+        let mut scales = memory.zeroed(panels * size.scales)?;
+        fill(weight, size, &mut codes, &mut scales, isa);
+        Ok(Linear::of_packed(weight, [codes.freeze(), scales.freeze()], bias, precision))
     }
 
-    fn fill(&mut self, weight: WeightView<'_>, isa: Isa) {
-        if weight.bytes.is_empty() {
-            return;
-        }
-        let panel_source = weight.bytes.len() / weight.rows * PANEL_ROWS;
-        let (code_bytes, scale_bytes) = (self.code_bytes, self.scale_bytes);
-        for (panel, source) in weight.bytes.chunks(panel_source).enumerate() {
-            let codes = &mut self.codes[panel * code_bytes..][..code_bytes];
-            let scales = &mut self.scales[panel * scale_bytes..][..scale_bytes];
-            match self.kind {
-                Kind::Quantized(_) => {
-                    pack::pack_panel(isa, weight.format, source, self.columns, codes, scales);
-                }
-                Kind::Dense(kind) => dense::pack_panel(isa, kind, source, self.columns, codes),
-            }
-        }
+    /// A layer from what packing a weight of this shape and format gave before, unless these bytes cannot
+    /// be that.
+    pub(crate) fn from_packed(
+        weight: WeightView<'_>,
+        packed: [SharedBytes; 2],
+        bias: Option<Vector>,
+        precision: Precision,
+    ) -> Option<Linear> {
+        let size = PanelSize::of(kind_of(weight.format), weight.columns);
+        let panels = weight.rows.div_ceil(PANEL_ROWS);
+        let fits = [panels * size.codes, panels * size.scales] == [packed[0].len(), packed[1].len()];
+        (fits && packed.iter().all(SharedBytes::is_aligned))
+            .then(|| Linear::of_packed(weight, packed, bias, precision))
+    }
+
+    fn of_packed(
+        weight: WeightView<'_>,
+        [codes, scales]: [SharedBytes; 2],
+        bias: Option<Vector>,
+        precision: Precision,
+    ) -> Linear {
+        let WeightView { rows, columns, .. } = weight;
+        let kind = kind_of(weight.format);
+        let PanelSize { codes: code_bytes, scales: scale_bytes } = PanelSize::of(kind, columns);
+        Linear { kind, rows, columns, code_bytes, scale_bytes, codes, scales, bias, precision }
+    }
+
+    /// Its packed weights: codes and scales.
+    pub fn packed(&self) -> [&SharedBytes; 2] {
+        [&self.codes, &self.scales]
     }
 
     /// Values a row of the result has.
@@ -160,6 +169,40 @@ impl Linear {
 
     fn panel_scales(&self, panel: usize) -> &[u8] {
         &self.scales[panel * self.scale_bytes..][..self.scale_bytes]
+    }
+}
+
+/// Bytes of a panel's codes and scales.
+#[derive(Clone, Copy)]
+struct PanelSize {
+    codes: usize,
+    scales: usize,
+}
+
+impl PanelSize {
+    fn of(kind: Kind, columns: usize) -> PanelSize {
+        let (codes, scales) = match kind {
+            Kind::Quantized(packing) => packing.panel_bytes(columns / BLOCK),
+            Kind::Dense(kind) => ((columns * PANEL_ROWS * kind.bytes()).next_multiple_of(64), 0),
+        };
+        PanelSize { codes, scales }
+    }
+}
+
+fn fill(weight: WeightView<'_>, size: PanelSize, codes: &mut Piece, scales: &mut Piece, isa: Isa) {
+    if weight.bytes.is_empty() {
+        return;
+    }
+    let panel_source = weight.bytes.len() / weight.rows * PANEL_ROWS;
+    for (panel, source) in weight.bytes.chunks(panel_source).enumerate() {
+        let codes = &mut codes[panel * size.codes..][..size.codes];
+        let scales = &mut scales[panel * size.scales..][..size.scales];
+        match kind_of(weight.format) {
+            Kind::Quantized(_) => {
+                pack::pack_panel(isa, weight.format, source, weight.columns, codes, scales);
+            }
+            Kind::Dense(kind) => dense::pack_panel(isa, kind, source, weight.columns, codes),
+        }
     }
 }
 

@@ -251,3 +251,69 @@ fn extreme_codes_and_inputs_are_equal_on_every_isa() {
         }
     }
 }
+
+/// Packed weights are kept on disk, and found again by the version of their layout.
+#[test]
+fn the_version_stands_for_these_bytes() {
+    // FNV-1a, over all formats.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for format in FORMATS {
+        let bytes = random_weights(format, 20, 512, &mut Seeded::new(5));
+        let weight = WeightView::new(format, 20, 512, &bytes).unwrap();
+        let packed = |isa| Linear::pack(weight, None, Precision::Int8, &Arena::default(), isa).unwrap();
+        let scalar = packed(Isa::Scalar);
+        for_each_isa(|isa| {
+            let other = packed(isa);
+            assert!(
+                *other.codes == *scalar.codes && *other.scales == *scalar.scales,
+                "{isa} packs otherwise"
+            );
+        });
+        for byte in scalar.packed().into_iter().flat_map(|part| part.iter()) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+    let known = (1, 6_785_706_265_601_186_718);
+    assert_eq!((layout::VERSION, hash), known, "with other bytes, raise VERSION and write both here");
+}
+
+#[test]
+fn packed_bytes_make_the_same_layer_again_or_none() {
+    let (rows, columns) = (20, 512);
+    let arena = Arena::default();
+    let mut x = Tensor::zeros(1, columns);
+    Seeded::new(7).fill(x.values_mut(), -1.0, 1.0);
+    let multiply = |layer: &Linear| {
+        let mut out = Tensor::default();
+        linear(Isa::best(), &WorkerPool::new(1), (&x).into(), &mut [(layer, &mut out)]);
+        out.values().to_vec()
+    };
+    for format in FORMATS {
+        let bytes = random_weights(format, rows, columns, &mut Seeded::new(6));
+        let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
+        let bias = Vector::new((0..rows).map(|row| row as f32).collect());
+        let layer = Linear::pack(weight, Some(bias.clone()), Precision::Int15, &arena, Isa::best()).unwrap();
+        let again = |packed: [SharedBytes; 2]| {
+            Linear::from_packed(weight, packed, Some(bias.clone()), Precision::Int15)
+        };
+        let [codes, scales] = layer.packed().map(SharedBytes::clone);
+        let other = again([codes.clone(), scales.clone()]).expect("the very bytes");
+        assert_eq!(multiply(&other), multiply(&layer), "{}", format.name());
+        assert_eq!((other.bytes(), other.outputs(), other.inputs()), (layer.bytes(), rows, columns));
+
+        let copy = |bytes: &[u8], length: usize| {
+            let mut piece = arena.zeroed(length).unwrap();
+            let common = length.min(bytes.len());
+            piece[..common].copy_from_slice(&bytes[..common]);
+            piece.freeze()
+        };
+        assert!(again([copy(&codes, codes.len() - 64), scales.clone()]).is_none(), "too short");
+        assert!(again([codes.clone(), copy(&scales, scales.len() + 64)]).is_none(), "too long");
+        let whole = copy(&codes, codes.len() + 64);
+        // SAFETY: the piece holds the bytes, and nobody writes to it.
+        let shifted = unsafe {
+            SharedBytes::new(std::sync::Arc::new(whole.clone()), &raw const whole[1..][..codes.len()])
+        };
+        assert!(again([shifted, scales]).is_none(), "in the middle of a cache line");
+    }
+}
