@@ -11,7 +11,7 @@
 //! `vpdpwssd`), with 16 tokens or dimensions in one register.
 
 use crate::ops::attention::HEAD_DIM_MAX;
-use crate::simd::{LANES, Simd, per_isa, sum};
+use crate::simd::{LANES, Simd, per_isa};
 
 use super::{KvFormat, PAGE_TOKENS};
 
@@ -78,44 +78,48 @@ impl HeadLayout {
     }
 }
 
+/// The values, [`LANES`] at a time, zeros at the end.
+#[inline(always)]
+fn parts<S: Simd>(values: &[f32]) -> impl Iterator<Item = S::F> {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut last = [0.0; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    chunks.iter().map(|chunk| S::load(chunk)).chain((!rest.is_empty()).then(|| S::load(&last)))
+}
+
 /// Σ x², in a fixed order.
 #[inline(always)]
-fn sum_of_squares(values: &[f32]) -> f32 {
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut totals = [0.0; LANES];
-    for chunk in chunks {
-        for lane in 0..LANES {
-            totals[lane] = chunk[lane].mul_add(chunk[lane], totals[lane]);
-        }
-    }
-    for (total, value) in totals.iter_mut().zip(rest) {
-        *total = value.mul_add(*value, *total);
-    }
-    sum(totals)
+fn sum_of_squares<S: Simd>(values: &[f32]) -> f32 {
+    S::sum(parts::<S>(values).fold(S::splat(0.0), |total, part| S::mul_add(part, part, total)))
 }
 
 /// Writes a head's values as words of two 16-bit integers, dimensions `d` and `d + words.len()`, and
 /// returns what one unit of them is worth. A head that is not finite is worth infinity or NaN, which
 /// then spreads.
 #[inline(always)]
-pub(crate) fn to_pairs(head: &[f32], words: &mut [u32]) -> f32 {
-    let length = sum_of_squares(head).sqrt();
+pub(crate) fn to_pairs<S: Simd>(head: &[f32], words: &mut [u32]) -> f32 {
+    let length = sum_of_squares::<S>(head).sqrt();
     let inverse = if length > 0.0 { LENGTH / length } else { 0.0 };
     let (low, high) = head.split_at(words.len());
-    for (word, value) in words.iter_mut().zip(low) {
-        *word = value.mul_add(inverse, ROUND).to_bits() & 0xFFFF;
+    let rounded = |values: &_| S::mul_add(S::load(values), S::splat(inverse), S::splat(ROUND));
+    let whole = low.as_chunks().0.iter().zip(high.as_chunks().0);
+    let mut done = 0;
+    for ((low, high), words) in whole.zip(words.as_chunks_mut::<LANES>().0) {
+        *words = S::pack(rounded(low), rounded(high));
+        done += LANES;
     }
-    for (word, value) in words.iter_mut().zip(high) {
-        *word |= value.mul_add(inverse, ROUND).to_bits() << 16;
+    for (d, word) in words.iter_mut().enumerate().skip(done) {
+        let code = |value: Option<&f32>| value.map_or(0, |value| value.mul_add(inverse, ROUND).to_bits());
+        *word = code(low.get(d)) & 0xFFFF | code(high.get(d)) << 16;
     }
     length / LENGTH
 }
 
 /// What one of `units` integers of the largest value is worth, and its inverse (0 for zeros).
 #[inline(always)]
-fn scale_by_largest(head: &[f32], units: f32) -> (f32, f32) {
-    let largest = head.iter().fold(0.0_f32, |max, value| if value.abs() > max { value.abs() } else { max });
-    match sum_of_squares(head).is_nan() {
+fn scale_by_largest<S: Simd>(head: &[f32], units: f32) -> (f32, f32) {
+    let largest = S::largest(parts::<S>(head).fold(S::splat(0.0), |max, part| S::larger(S::abs(part), max)));
+    match sum_of_squares::<S>(head).is_nan() {
         true => (f32::NAN, 0.0),
         false => (largest / units, if largest > 1e-30 { units / largest } else { 0.0 }),
     }
@@ -132,18 +136,18 @@ fn store_body<S: Simd>(part: &mut [u32], layout: &HeadLayout, slot: usize, key: 
     let (key_scales, rest) = rest.split_at_mut(PAGE_TOKENS);
     let (values, value_scales) = rest.split_at_mut(layout.value_words());
     let (key_scale, value_scale) = match layout.format {
-        KvFormat::Int16 => (store_key_16(keys, slot, key), store_value_16(values, slot, value)),
-        KvFormat::Int8 => (store_key_8(keys, slot, key), store_value_8(values, slot, value)),
+        KvFormat::Int16 => (store_key_16::<S>(keys, slot, key), store_value_16::<S>(values, slot, value)),
+        KvFormat::Int8 => (store_key_8::<S>(keys, slot, key), store_value_8::<S>(values, slot, value)),
     };
     key_scales[slot] = key_scale.to_bits();
     value_scales[slot] = value_scale.to_bits();
 }
 
 #[inline(always)]
-fn store_key_16(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
+fn store_key_16<S: Simd>(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
     let mut words = [0; HEAD_DIM_MAX / 2];
     let words = &mut words[..keys.len() / PAGE_TOKENS];
-    let scale = to_pairs(key, words);
+    let scale = to_pairs::<S>(key, words);
     for (tokens, word) in keys.as_chunks_mut::<PAGE_TOKENS>().0.iter_mut().zip(words) {
         tokens[slot] = *word;
     }
@@ -151,9 +155,9 @@ fn store_key_16(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn store_value_16(values: &mut [u32], slot: usize, value: &[f32]) -> f32 {
+fn store_value_16<S: Simd>(values: &mut [u32], slot: usize, value: &[f32]) -> f32 {
     const UNITS: f32 = 32_767.0;
-    let (scale, inverse) = scale_by_largest(value, UNITS);
+    let (scale, inverse) = scale_by_largest::<S>(value, UNITS);
     let (shift, kept) = if slot < VALUE_ROWS { (0, 0xFFFF_0000) } else { (16, 0xFFFF) };
     let row_words = values.len() / VALUE_ROWS;
     let row = &mut values[slot % VALUE_ROWS * row_words..][..row_words];
@@ -168,8 +172,8 @@ fn store_value_16(values: &mut [u32], slot: usize, value: &[f32]) -> f32 {
 const UNITS_8: f32 = 127.0;
 
 #[inline(always)]
-fn store_key_8(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
-    let (scale, inverse) = scale_by_largest(key, UNITS_8);
+fn store_key_8<S: Simd>(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
+    let (scale, inverse) = scale_by_largest::<S>(key, UNITS_8);
     let code = |value: Option<&f32>| value.map_or(0, |value| value.mul_add(inverse, ROUND).to_bits() & 0xFF);
     let rows = keys.as_chunks_mut::<{ PAGE_TOKENS / 2 }>().0;
     let pairs = rows.len();
@@ -183,8 +187,8 @@ fn store_key_8(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn store_value_8(values: &mut [u32], slot: usize, value: &[f32]) -> f32 {
-    let (scale, inverse) = scale_by_largest(value, UNITS_8);
+fn store_value_8<S: Simd>(values: &mut [u32], slot: usize, value: &[f32]) -> f32 {
+    let (scale, inverse) = scale_by_largest::<S>(value, UNITS_8);
     let row_words = values.len() / VALUE_ROWS;
     let row = &mut values[slot % VALUE_ROWS * row_words..][..row_words];
     for (d, value) in value.iter().enumerate() {

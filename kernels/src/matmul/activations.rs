@@ -197,7 +197,7 @@ fn left_over(values: &[f32; BLOCK], codes: &[i8; BLOCK], scale: f32) -> [f32; BL
 /// become code 0.
 #[inline(always)]
 fn quantize_block<S: Rounding>(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> BlockHeader {
-    let largest = S::largest(values);
+    let largest = S::largest_magnitude(values);
     let inverse = if largest > 0.0 && largest.is_finite() { CODE_MAX / largest } else { 0.0 };
     let scale = if inverse > 0.0 { largest / CODE_MAX } else { 0.0 };
     let sums = S::round(values, inverse, codes);

@@ -15,7 +15,7 @@ const SCALED_MAX: f32 = CODE_MAX + 0.5;
 pub trait Rounding {
     /// max |x|; what is no number does not count.
     #[inline(always)]
-    fn largest(values: &[f32; BLOCK]) -> f32 {
+    fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
         values.iter().fold(0.0, |max, value| if value.abs() > max { value.abs() } else { max })
     }
 
@@ -49,15 +49,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{BLOCK, Rounding, SCALED_MAX};
-    use crate::simd::{Avx2, Avx512};
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn largest_of_8(values: __m256) -> f32 {
-        let four = _mm_max_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps::<1>(values));
-        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
-    }
+    use crate::simd::{Avx2, Avx512, largest_of_8};
 
     /// Sums of the first and the last 16 codes.
     #[inline]
@@ -80,10 +72,10 @@ mod x86 {
 
     impl Rounding for Avx2 {
         #[inline(always)]
-        fn largest(values: &[f32; BLOCK]) -> f32 {
+        fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
             #[inline]
             #[target_feature(enable = "avx2")]
-            fn largest(values: &[f32; BLOCK]) -> f32 {
+            fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
                 let mut max = _mm256_setzero_ps();
                 for eight in values.as_chunks::<8>().0 {
                     // SAFETY: 8 values of 4 bytes are read.
@@ -95,7 +87,7 @@ mod x86 {
                 largest_of_8(max)
             }
             // SAFETY: this type is named only where the feature is enabled.
-            unsafe { largest(values) }
+            unsafe { largest_magnitude(values) }
         }
 
         #[inline(always)]
@@ -124,10 +116,10 @@ mod x86 {
 
     impl Rounding for Avx512 {
         #[inline(always)]
-        fn largest(values: &[f32; BLOCK]) -> f32 {
+        fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
             #[inline]
             #[target_feature(enable = "avx512f,avx512dq,avx2")]
-            fn largest(values: &[f32; BLOCK]) -> f32 {
+            fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
                 // SAFETY: 16 values of 4 bytes are read twice, of 32.
                 let (low, high) =
                     unsafe { (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(16))) };
@@ -138,7 +130,7 @@ mod x86 {
                 largest_of_8(_mm256_max_ps(_mm512_castps512_ps256(max), upper))
             }
             // SAFETY: this type is named only where these features are enabled.
-            unsafe { largest(values) }
+            unsafe { largest_magnitude(values) }
         }
 
         #[inline(always)]
@@ -171,7 +163,7 @@ mod tests {
     per_isa!(fn largest = largest_body(values: &[f32; BLOCK]) -> f32);
     #[inline(always)]
     fn largest_body<S: Simd + Rounding>(values: &[f32; BLOCK]) -> f32 {
-        S::largest(values)
+        S::largest_magnitude(values)
     }
 
     per_isa!(fn round = round_body(values: &[f32; BLOCK], inverse: f32, codes: &mut [i8; BLOCK]) -> [i32; 2]);
@@ -196,7 +188,7 @@ mod tests {
                 // Ties.
                 values[random.next() as usize % BLOCK] = 1.5;
             }
-            let expected_largest = <Scalar as Rounding>::largest(&values);
+            let expected_largest = <Scalar as Rounding>::largest_magnitude(&values);
             for inverse in [0.0, 1.0, CODE_MAX / 3.0, 1.0 / f32::MAX] {
                 let mut expected = [0; BLOCK];
                 let expected_sums = <Scalar as Rounding>::round(&values, inverse, &mut expected);

@@ -1,6 +1,6 @@
 //! Element-wise non-linearities, alone and as the gate of a feed-forward layer.
 
-use crate::simd::{LANES, Lanes, Simd, exp, per_isa};
+use crate::simd::{LANES, Simd, exp, per_isa};
 
 /// Element-wise non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,65 +15,47 @@ pub enum Activation {
 
 impl Activation {
     #[inline(always)]
-    fn lanes(self, x: Lanes) -> Lanes {
+    fn lanes<S: Simd>(self, x: S::F) -> S::F {
         match self {
-            Activation::Silu => silu(x),
-            Activation::GeluTanh => gelu_tanh(x),
-            Activation::GeluErf => gelu_erf(x),
+            Activation::Silu => silu::<S>(x),
+            Activation::GeluTanh => gelu_tanh::<S>(x),
+            Activation::GeluErf => gelu_erf::<S>(x),
         }
     }
 }
 
 #[inline(always)]
-fn silu(x: Lanes) -> Lanes {
-    let mut negative = x;
-    negative.iter_mut().for_each(|value| *value = -*value);
-    let e = exp(negative);
-    let mut result = x;
-    for i in 0..LANES {
-        result[i] = x[i] / (1.0 + e[i]);
-    }
-    result
+fn silu<S: Simd>(x: S::F) -> S::F {
+    // Times -1 and not 0 - x, which has another sign at 0.
+    let e = exp::<S>(S::mul(x, S::splat(-1.0)));
+    S::div(x, S::add(S::splat(1.0), e))
 }
 
 /// √(2/π)
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
 #[inline(always)]
-fn gelu_tanh(x: Lanes) -> Lanes {
-    let mut twice = x;
-    for value in &mut twice {
-        let cubic = 0.044_715 * *value * *value;
-        *value = 2.0 * SQRT_2_OVER_PI * cubic.mul_add(*value, *value);
-    }
-    let e = exp(twice);
-    let mut result = x;
-    for i in 0..LANES {
-        // 0.5(1 + tanh(u)) = 1 - 1 / (e^2u + 1)
-        result[i] = x[i] - x[i] / (e[i] + 1.0);
-    }
-    result
+fn gelu_tanh<S: Simd>(x: S::F) -> S::F {
+    let cubic = S::mul(S::mul(S::splat(0.044_715), x), x);
+    let e = exp::<S>(S::mul(S::splat(2.0 * SQRT_2_OVER_PI), S::mul_add(cubic, x, x)));
+    // 0.5(1 + tanh(u)) = 1 - 1 / (e^2u + 1)
+    S::sub(x, S::div(x, S::add(e, S::splat(1.0))))
 }
 
 /// Error function after Abramowitz and Stegun 7.1.26, |error| < 1.5e-7 before rounding.
 #[inline(always)]
-fn gelu_erf(x: Lanes) -> Lanes {
-    let mut square = x;
-    square.iter_mut().for_each(|value| *value = -0.5 * (*value * *value));
-    let e = exp(square);
-    let mut result = x;
-    for i in 0..LANES {
-        let t = 1.0 / (x[i].abs() * (0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2) + 1.0);
-        let mut p = 1.061_405_4_f32;
-        p = p.mul_add(t, -1.453_152);
-        p = p.mul_add(t, 1.421_413_8);
-        p = p.mul_add(t, -0.284_496_74);
-        p = p.mul_add(t, 0.254_829_6);
-        // Half of erfc(|x|/√2): the tail's probability.
-        let tail = 0.5 * p * t * e[i];
-        result[i] = x[i] * if x[i] >= 0.0 { 1.0 - tail } else { tail };
+fn gelu_erf<S: Simd>(x: S::F) -> S::F {
+    let e = exp::<S>(S::mul(S::splat(-0.5), S::mul(x, x)));
+    let one = S::splat(1.0);
+    let slope = S::splat(0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2);
+    let t = S::div(one, S::add(S::mul(S::abs(x), slope), one));
+    let mut p = S::splat(1.061_405_4);
+    for coefficient in [-1.453_152, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = S::mul_add(p, t, S::splat(coefficient));
     }
-    result
+    // Half of erfc(|x|/√2): the tail's probability.
+    let tail = S::mul(S::mul(S::mul(S::splat(0.5), p), t), e);
+    S::mul(x, S::where_less(x, S::splat(0.0), tail, S::sub(one, tail)))
 }
 
 per_isa!(
@@ -85,11 +67,12 @@ per_isa!(
 fn activate_body<S: Simd>(activation: Activation, values: &mut [f32]) {
     let (chunks, rest) = values.as_chunks_mut::<LANES>();
     for chunk in chunks {
-        *chunk = activation.lanes(*chunk);
+        S::store(activation.lanes::<S>(S::load(chunk)), chunk);
     }
     let mut last = [0.0; LANES];
     last[..rest.len()].copy_from_slice(rest);
-    rest.copy_from_slice(&activation.lanes(last)[..rest.len()]);
+    S::store(activation.lanes::<S>(S::load(&last)), &mut last);
+    rest.copy_from_slice(&last[..rest.len()]);
 }
 
 per_isa!(
@@ -104,14 +87,12 @@ fn gated_into_body<S: Simd>(activation: Activation, gate: &[f32], up: &[f32], ou
     let (ups, ups_left) = up.as_chunks::<LANES>();
     let (outs, outs_left) = out.as_chunks_mut::<LANES>();
     for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-        let active = activation.lanes(*gate);
-        for lane in 0..LANES {
-            out[lane] = active[lane] * up[lane];
-        }
+        S::store(S::mul(activation.lanes::<S>(S::load(gate)), S::load(up)), out);
     }
     let mut last = [0.0; LANES];
     last[..gates_left.len()].copy_from_slice(gates_left);
-    for ((out, active), up) in outs_left.iter_mut().zip(activation.lanes(last)).zip(ups_left) {
+    S::store(activation.lanes::<S>(S::load(&last)), &mut last);
+    for ((out, active), up) in outs_left.iter_mut().zip(last).zip(ups_left) {
         *out = active * up;
     }
 }

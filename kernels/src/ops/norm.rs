@@ -1,6 +1,6 @@
 //! RMS norm (Zhang and Sennrich 2019) and layer norm (Ba et al. 2016).
 
-use crate::simd::{LANES, Simd, per_isa, sum};
+use crate::simd::{LANES, Simd, per_isa};
 
 per_isa!(
     /// Each group of `weight.len()` values: x / √(mean(x²) + eps) · weight
@@ -10,7 +10,7 @@ per_isa!(
 #[inline(always)]
 fn rms_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], eps: f32) {
     for group in values.chunks_exact_mut(weight.len()) {
-        let mean = sum_of(group, |x, total| x.mul_add(x, total)) / weight.len() as f32;
+        let mean = sum_of::<S>(group, |x, total| S::mul_add(x, x, total)) / weight.len() as f32;
         let factor = 1.0 / (mean + eps).sqrt();
         for (value, gain) in group.iter_mut().zip(weight) {
             *value = *value * factor * gain;
@@ -25,7 +25,7 @@ per_isa!(
 
 #[inline(always)]
 fn rms_norm_into_body<S: Simd>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let mean = sum_of(x, |x, total| x.mul_add(x, total)) / weight.len() as f32;
+    let mean = sum_of::<S>(x, |x, total| S::mul_add(x, x, total)) / weight.len() as f32;
     let factor = 1.0 / (mean + eps).sqrt();
     for ((out, value), gain) in out.iter_mut().zip(x).zip(weight) {
         *out = *value * factor * gain;
@@ -54,8 +54,12 @@ fn layer_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], bias: &[f32], ep
     for group in values.chunks_exact_mut(weight.len()) {
         let count = weight.len() as f32;
         // Two passes: one-pass variance cancels when |mean| >> std.
-        let mean = sum_of(group, |x, total| x + total) / count;
-        let variance = sum_of(group, |x, total| (x - mean).mul_add(x - mean, total)) / count;
+        let mean = sum_of::<S>(group, S::add) / count;
+        let square = |x, total| {
+            let apart = S::sub(x, S::splat(mean));
+            S::mul_add(apart, apart, total)
+        };
+        let variance = sum_of::<S>(group, square) / count;
         let factor = 1.0 / (variance + eps).sqrt();
         for ((value, gain), bias) in group.iter_mut().zip(weight).zip(bias) {
             *value = ((*value - mean) * factor).mul_add(*gain, *bias);
@@ -65,18 +69,18 @@ fn layer_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], bias: &[f32], ep
 
 /// Folds `add(value, total)` over the values in a fixed order: 16 running totals, then a tree.
 #[inline(always)]
-fn sum_of(values: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
+fn sum_of<S: Simd>(values: &[f32], add: impl Fn(S::F, S::F) -> S::F) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut totals = [0.0; LANES];
+    let mut totals = S::splat(0.0);
     for chunk in chunks {
-        for i in 0..LANES {
-            totals[i] = add(chunk[i], totals[i]);
-        }
+        totals = add(S::load(chunk), totals);
     }
-    for (total, &value) in totals.iter_mut().zip(rest) {
-        *total = add(value, *total);
+    if !rest.is_empty() {
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        totals = S::within(add(S::load(&last), totals), 0, rest.len(), totals);
     }
-    sum(totals)
+    S::sum(totals)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn attend_head(
                 // SAFETY: `out` has q's shape and this range lies within it; each (row, head) is in exactly
                 // one work item.
                 let out = unsafe { std::slice::from_raw_parts_mut(target.get().add(start), head_dim) };
-                finish(running, values, out);
+                finish(isa, running, values, out);
             }
         });
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::kv::PAGE_TOKENS;
 use crate::kv::head::{HeadPage, ROUND, VALUE_ROWS};
-use crate::simd::{LANES, Lanes, Pairs, Simd, exp2, per_isa, sum};
+use crate::simd::{LANES, Lanes, Pairs, Simd, exp2, per_isa};
 
 /// Pages that share one softmax step.
 pub const BLOCK_PAGES: usize = 4;
@@ -55,11 +55,11 @@ impl Running {
 
     /// Factors on what was summed before and on what is now, when something with `other`'s maximum joins.
     #[inline(always)]
-    pub fn join(&mut self, other: Running) -> (f32, f32) {
+    pub fn join<S: Simd>(&mut self, other: Running) -> (f32, f32) {
         let max = if other.max > self.max { other.max } else { self.max };
-        let mut exponents = [0.0; LANES];
-        (exponents[0], exponents[1]) = (self.max - max, other.max - max);
-        let powers = exp2(exponents);
+        let mut powers = [0.0; LANES];
+        (powers[0], powers[1]) = (self.max - max, other.max - max);
+        S::store(exp2::<S>(S::load(&powers)), &mut powers);
         *self = Running { max, sum: self.sum.mul_add(powers[0], other.sum * powers[1]) };
         (powers[0], powers[1])
     }
@@ -126,24 +126,27 @@ fn attend_body<S: Simd, const N: usize>(
     for (scales, page) in scales.as_chunks_mut::<PAGE_PARTS>().0.iter_mut().zip(&block.pages[..pages]) {
         *scales = read_scales(page.value_scales);
     }
+    let parts = pages * PAGE_PARTS;
     let mut steps = [None; N];
     for (n, step) in steps.iter_mut().enumerate() {
         let clip = |position: usize| position.saturating_sub(block.start).min(pages * PAGE_TOKENS);
         let seen = clip(strip.seen[n].start)..clip(strip.seen[n].end);
         let (scores, words) = (&mut weights.scores[n], &mut weights.words[n]);
-        if seen.is_empty() {
-            *words = [[0; LANES]; BLOCK_PAGES];
-            continue;
-        }
-        let mut scales = scales;
-        if seen.len() < pages * PAGE_TOKENS {
-            mask(scores, f32::NEG_INFINITY, &seen);
-            mask(&mut scales, 0.0, &seen);
-        }
-        let parts = pages * PAGE_PARTS;
-        let found = soften(&mut scores[..parts], &scales[..parts], strip.factors[n]);
-        quantize(&scores[..parts], found.inverse, words);
-        let (shrink, grow) = strip.running[n].join(found.running);
+        let found = match seen.len() {
+            0 => {
+                *words = [[0; LANES]; BLOCK_PAGES];
+                continue;
+            }
+            len if len < pages * PAGE_TOKENS => {
+                let mut scales = scales;
+                mask::<S>(&mut scores[..parts], f32::NEG_INFINITY, &seen);
+                mask::<S>(&mut scales[..parts], 0.0, &seen);
+                soften::<S>(&mut scores[..parts], &scales[..parts], strip.factors[n])
+            }
+            _ => soften::<S>(&mut scores[..parts], &scales[..parts], strip.factors[n]),
+        };
+        quantize::<S>(&scores[..parts], found.inverse, words);
+        let (shrink, grow) = strip.running[n].join::<S>(found.running);
         *step = Some((shrink, grow * found.unit));
     }
     gather::<S, N>(block, pages, &weights.words, &steps, strip);
@@ -213,8 +216,9 @@ fn score<S: Simd, const N: usize>(
             let dots = multiply::<S, N, PAGE_PARTS>(zero, pairs, rows, inputs);
             for n in 0..N {
                 for part in 0..PAGE_PARTS {
-                    scores[n][index * PAGE_PARTS + part] =
-                        scaled(S::sums_to_lanes(dots[n][part]), &scales[part]);
+                    let products = S::sums_to_floats(dots[n][part]);
+                    let scaled = S::mul(products, S::load(&scales[part]));
+                    S::store(scaled, &mut scores[n][index * PAGE_PARTS + part]);
                 }
             }
         } else {
@@ -222,8 +226,8 @@ fn score<S: Simd, const N: usize>(
                 let rows = Rows { column: part * LANES, ..rows };
                 let dots = multiply::<S, N, 1>([[S::zero_sums(); 1]; N], pairs, rows, inputs);
                 for n in 0..N {
-                    scores[n][index * PAGE_PARTS + part] =
-                        scaled(S::sums_to_lanes(dots[n][0]), &scales[part]);
+                    let scaled = S::mul(S::sums_to_floats(dots[n][0]), S::load(&scales[part]));
+                    S::store(scaled, &mut scores[n][index * PAGE_PARTS + part]);
                 }
             }
         }
@@ -232,31 +236,17 @@ fn score<S: Simd, const N: usize>(
 
 #[inline(always)]
 fn read_scales(words: &[u32]) -> [Lanes; PAGE_PARTS] {
-    let mut scales = [[0.0; LANES]; PAGE_PARTS];
-    for (scale, word) in scales.as_flattened_mut().iter_mut().zip(words) {
-        *scale = f32::from_bits(*word);
-    }
-    scales
-}
-
-#[inline(always)]
-fn scaled(values: Lanes, scales: &Lanes) -> Lanes {
-    let mut result = [0.0; LANES];
-    for lane in 0..LANES {
-        result[lane] = values[lane] * scales[lane];
-    }
-    result
+    let (parts, _) = words.as_chunks::<LANES>();
+    std::array::from_fn(|part| parts[part].map(f32::from_bits))
 }
 
 /// Sets what lies outside `seen` to `value`.
 #[inline(always)]
-fn mask(parts: &mut [Lanes; PARTS], value: f32, seen: &Range<usize>) {
-    let (first, end) = (seen.start as u32, seen.end as u32);
+fn mask<S: Simd>(parts: &mut [Lanes], value: f32, seen: &Range<usize>) {
     for (part, lanes) in parts.iter_mut().enumerate() {
-        for (lane, kept) in lanes.iter_mut().enumerate() {
-            let token = (part * LANES + lane) as u32;
-            *kept = if token >= first && token < end { *kept } else { value };
-        }
+        let lane = |token: usize| token.saturating_sub(part * LANES);
+        let kept = S::within(S::load(lanes), lane(seen.start), lane(seen.end), S::splat(value));
+        S::store(kept, lanes);
     }
 }
 
@@ -270,27 +260,24 @@ struct Found {
 
 /// Turns scores into weights: powers relative to the block's largest score, times the value's scale.
 #[inline(always)]
-fn soften(scores: &mut [Lanes], scales: &[Lanes], factor: f32) -> Found {
-    let mut largest = [f32::NEG_INFINITY; LANES];
+fn soften<S: Simd>(scores: &mut [Lanes], scales: &[Lanes], factor: f32) -> Found {
+    let mut largest = S::splat(f32::NEG_INFINITY);
     for part in scores.iter() {
-        for lane in 0..LANES {
-            largest[lane] = if part[lane] > largest[lane] { part[lane] } else { largest[lane] };
-        }
+        largest = S::larger(S::load(part), largest);
     }
-    let max = maximum(largest);
-    let (mut total, mut weighted) = ([0.0; LANES], [0.0; LANES]);
+    let max = S::largest(largest);
+    let (mut total, mut weighted) = (S::splat(0.0), S::splat(0.0));
     for (part, scale) in scores.iter_mut().zip(scales) {
-        part.iter_mut().for_each(|score| *score = (*score - max) * factor);
-        let powers = exp2(*part);
-        for lane in 0..LANES {
-            total[lane] += powers[lane];
-            part[lane] = powers[lane] * scale[lane];
-            weighted[lane] += part[lane];
-        }
+        let exponents = S::mul(S::sub(S::load(part), S::splat(max)), S::splat(factor));
+        let powers = exp2::<S>(exponents);
+        let weights = S::mul(powers, S::load(scale));
+        total = S::add(total, powers);
+        weighted = S::add(weighted, weights);
+        S::store(weights, part);
     }
-    let weight = sum(weighted);
+    let weight = S::sum(weighted);
     Found {
-        running: Running { max: max * factor, sum: sum(total) },
+        running: Running { max: max * factor, sum: S::sum(total) },
         // NaN compares false and stays in the unit.
         inverse: if weight > 1e-30 { WEIGHT_UNITS / weight } else { 0.0 },
         unit: weight / WEIGHT_UNITS,
@@ -298,25 +285,10 @@ fn soften(scores: &mut [Lanes], scales: &[Lanes], factor: f32) -> Found {
 }
 
 #[inline(always)]
-fn maximum(lanes: Lanes) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
-    for i in 0..8 {
-        eight[i] = larger(lanes[i], lanes[i + 8]);
-    }
-    for i in 0..4 {
-        four[i] = larger(eight[i], eight[i + 4]);
-    }
-    larger(larger(four[0], four[2]), larger(four[1], four[3]))
-}
-
-#[inline(always)]
-fn quantize(weights: &[Lanes], inverse: f32, words: &mut [Pairs; BLOCK_PAGES]) {
+fn quantize<S: Simd>(weights: &[Lanes], inverse: f32, words: &mut [Pairs; BLOCK_PAGES]) {
     for ([low, high], words) in weights.as_chunks::<PAGE_PARTS>().0.iter().zip(words) {
-        for lane in 0..LANES {
-            let bits = |weight: f32| weight.mul_add(inverse, ROUND).to_bits();
-            words[lane] = bits(low[lane]) & 0xFFFF | bits(high[lane]) << 16;
-        }
+        let rounded = |weights| S::mul_add(S::load(weights), S::splat(inverse), S::splat(ROUND));
+        *words = S::pack(rounded(low), rounded(high));
     }
 }
 
@@ -361,10 +333,8 @@ fn gather_parts<S: Simd, const N: usize, const P: usize>(
         let Some((shrink, grow)) = steps[n] else { continue };
         let values = &mut values.as_chunks_mut::<LANES>().0[part..][..P];
         for (values, sums) in values.iter_mut().zip(&sums[n]) {
-            let sums = S::sums_to_lanes(*sums);
-            for lane in 0..LANES {
-                values[lane] = sums[lane].mul_add(grow, values[lane] * shrink);
-            }
+            let before = S::mul(S::load(values), S::splat(shrink));
+            S::store(S::mul_add(S::sums_to_floats(*sums), S::splat(grow), before), values);
         }
     }
 }

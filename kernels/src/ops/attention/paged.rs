@@ -269,7 +269,7 @@ impl Call<'_> {
             // one item, as sequences share no row, so no other reference to these values exists.
             let out =
                 unsafe { std::slice::from_raw_parts_mut(self.out.get().add(start), self.params.head_dim) };
-            finish(running, values, out);
+            finish(self.isa, running, values, out);
         }
     }
 }

@@ -222,7 +222,7 @@ per_isa!(fn load_query = load_query_body(query: &[f32], words: &mut [u32], strid
 fn load_query_body<S: Simd>(query: &[f32], words: &mut [u32], stride: usize) -> f32 {
     let mut codes = [0; super::HEAD_DIM_MAX / 2];
     let codes = &mut codes[..query.len().div_ceil(2)];
-    let unit = to_pairs(query, codes);
+    let unit = to_pairs::<S>(query, codes);
     for (word, code) in words.iter_mut().step_by(stride).zip(codes) {
         *word = *code;
     }
@@ -267,15 +267,20 @@ fn merge_body<S: Simd>(running: &mut [Running], values: &mut [f32], later: &[Run
             values.copy_from_slice(later_values);
             continue;
         }
-        let (shrink, grow) = running.join(*later);
+        let (shrink, grow) = running.join::<S>(*later);
         for (value, later) in values.iter_mut().zip(later_values) {
             *value = later.mul_add(grow, *value * shrink);
         }
     }
 }
 
-/// Writes the result of one query.
-pub fn finish(partial: &Running, values: &[f32], out: &mut [f32]) {
+per_isa!(
+    /// Writes the result of one query.
+    pub fn finish = finish_body(partial: &Running, values: &[f32], out: &mut [f32])
+);
+
+#[inline(always)]
+fn finish_body<S: Simd>(partial: &Running, values: &[f32], out: &mut [f32]) {
     let inverse = 1.0 / partial.sum;
     for (out, value) in out.iter_mut().zip(values) {
         *out = value * inverse;
