@@ -114,7 +114,7 @@ pub struct KvCache {
 impl KvCache {
     /// `pages` pages of zeros. Memory is touched only as pages are written.
     pub fn new(layout: KvLayout, pages: usize) -> KvCache {
-        KvCache { words: AlignedWords::zeroed(pages * layout.page_words()), layout, pages }
+        KvCache { words: AlignedWords::zeroed_in_huge_pages(pages * layout.page_words()), layout, pages }
     }
 
     pub fn layout(&self) -> KvLayout {
@@ -129,6 +129,12 @@ impl KvCache {
     pub fn zero_page(&mut self, page: u32) {
         let length = self.page_stride();
         self.words[page as usize * length..][..length].fill(0);
+    }
+
+    /// The same, and gives its memory back to the system until it is written again.
+    pub fn release_page(&mut self, page: u32) {
+        let length = self.page_stride();
+        crate::host::zero_and_release(&mut self.words[page as usize * length..][..length]);
     }
 
     /// Appends a page's content to `out`, `page_bytes` bytes that mean the same on every machine.
@@ -229,6 +235,31 @@ impl KvCache {
             (0..items).for_each(write);
         } else {
             pool.dynamic(items, &write);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zeroed_or_released_page_is_zero_and_its_neighbours_are_as_they_were() {
+        // About 48 KiB and 1.5 MiB a page: less than what the system takes back at once, and more.
+        for layers in [2, 64] {
+            let layout = KvLayout { layers, kv_heads: 3, head_dim: 64, format: KvFormat::Int16 };
+            let mut kv = KvCache::new(layout, 4);
+            let content: Vec<u8> = (0..layout.page_bytes()).map(|i| (i % 251) as u8 + 1).collect();
+            for clear in [KvCache::zero_page, KvCache::release_page] {
+                (0..3).for_each(|page| kv.import_page(page, &content));
+                clear(&mut kv, 1);
+                let mut pages = [Vec::new(), Vec::new(), Vec::new()];
+                (0..).zip(&mut pages).for_each(|(page, out)| kv.export_page(page, out));
+                assert!(pages[0] == content && pages[2] == content, "{layers} layers");
+                assert!(kv.is_zeroed(1) && kv.is_zeroed(3));
+                kv.import_page(1, &content);
+                assert!(!kv.is_zeroed(1), "it can be filled again");
+            }
         }
     }
 }

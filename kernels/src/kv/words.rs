@@ -21,6 +21,13 @@ impl AlignedWords {
         AlignedWords { words, start, length }
     }
 
+    /// The same for what is large and streamed through, in pages of 2 MiB where the system has them.
+    pub fn zeroed_in_huge_pages(length: usize) -> AlignedWords {
+        let mut words = AlignedWords::zeroed(length);
+        crate::host::ask_for_huge_pages(&mut words.words);
+        words
+    }
+
     /// Makes room for `length` words; contents are lost when it grows.
     pub fn reserve(&mut self, length: usize) {
         if self.length < length {
