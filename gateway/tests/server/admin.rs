@@ -185,7 +185,7 @@ fn what_cannot_be_loaded_is_refused_by_its_reason() {
         assert_eq!(load(&server, body.clone()).error(), expected, "{body}");
     }
     let refused = load(&server, json!({ "model": "huge" })).text();
-    assert!(refused.contains("67108864") && refused.contains("needed"), "{refused}");
+    assert!(refused.contains("the budget's 64 are free") && refused.contains("are missing"), "{refused}");
     let broken = load(&server, json!({ "model": "broken" })).text();
     assert!(broken.contains("its SHA-256 is another"), "{broken}");
     // While one is loading under a name, another cannot.

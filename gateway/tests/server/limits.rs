@@ -123,3 +123,19 @@ fn connections_over_the_limit_wait_for_a_place() {
     drop(first);
     assert_eq!(second.reply().status, 200, "then the second is served");
 }
+
+#[test]
+fn when_the_machine_has_no_memory_left_new_requests_are_refused() {
+    // More than any machine has.
+    let server = start(|config| config.engine.memory_floor_mib = 1 << 30);
+    for (path, body) in [
+        ("/v1/completions", json!({ "model": "base", "prompt": "x", "max_tokens": 1 })),
+        ("/v1/embeddings", json!({ "model": "vectors", "input": "x" })),
+    ] {
+        let reply = server.post(path, &body.to_string());
+        assert_eq!(reply.error(), (503, None, Some("insufficient_memory".into())), "{path}");
+        assert!(reply.header("retry-after").is_some());
+        assert!(reply.text().contains("engine.memory_floor_mib"), "{}", reply.text());
+    }
+    assert_eq!(server.get("/readyz").status, 200);
+}

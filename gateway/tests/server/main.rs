@@ -4,6 +4,7 @@
 
 mod admin;
 mod chat;
+mod clients;
 mod completions;
 mod config;
 mod connections;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use engine::Engine;
 use engine::model::LoadedModel;
 use engine::prompt::ChatTemplate;
 use engine::testing::{self, IM_END, IM_START, MockOptions, NextToken};
+use engine::{Engine, EngineOptions};
 use gateway::loader::{EmptyShelf, Shelf};
 use gateway::{Config, Server};
 use serde_json::Value;
@@ -61,6 +61,8 @@ fn models() -> Vec<LoadedModel> {
 /// A server in this process.
 pub struct Running {
     pub address: SocketAddr,
+    /// What [`Running::get`] and what follows from it send as a key.
+    pub key: Option<&'static str>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -76,7 +78,9 @@ pub fn start_with(shelf: Arc<dyn Shelf>, configure: impl FnOnce(&mut Config)) ->
     config.server.listen = "127.0.0.1:0".into();
     config.engine.kv_mib = 1;
     configure(&mut config);
-    let engine = Engine::start(models(), config.engine.options()).unwrap();
+    let prefix = config.prefix.options().unwrap();
+    let options = EngineOptions { prefix, ..config.engine.options() };
+    let engine = Engine::start(models(), options).unwrap();
     let (stop, stopped) = oneshot::channel();
     let (report, address) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -88,7 +92,7 @@ pub fn start_with(shelf: Arc<dyn Shelf>, configure: impl FnOnce(&mut Config)) ->
             server.run(async { drop(stopped.await) }).await;
         });
     });
-    Running { address: address.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    Running { address: address.recv().unwrap(), key: None, stop: Some(stop), thread: Some(thread) }
 }
 
 impl Running {
@@ -111,7 +115,9 @@ impl Running {
     }
 
     pub fn get(&self, path: &str) -> Reply {
-        self.connect().request("GET", path, &[], "")
+        let authorization = self.key.map(|key| format!("Bearer {key}"));
+        let headers: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
+        self.connect().request("GET", path, &headers, "")
     }
 
     pub fn post(&self, path: &str, body: &str) -> Reply {
