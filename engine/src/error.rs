@@ -40,10 +40,28 @@ pub enum EngineError {
     NoPages { needed: usize, total: usize },
     /// The memory budget has no room for a model; running work is left alone.
     #[error(
-        "{needed} bytes of memory are needed and {available} of the budget's {total} are free; unload a \
-         model, or raise engine.memory_mib"
+        "{needed} MiB of memory are needed and {available} of the budget's {total} are free: {missing} MiB are \
+         missing; unload a model, or raise engine.memory_mib",
+        needed = mib(*needed), available = available >> 20, total = total >> 20,
+        missing = mib(needed.saturating_sub(*available))
     )]
     NoMemory { needed: usize, available: usize, total: usize },
+    /// The same for a new version of a model, beside the one that is served.
+    #[error(
+        "a new version of `{model}` needs {needed} MiB beside the one that is served, and {available} of the \
+         budget's {total} are free: {missing} MiB are missing; raise engine.memory_mib, or unload `{model}` \
+         first, which frees {served} MiB and refuses its requests until the new one is there",
+        needed = mib(*needed), available = available >> 20, total = total >> 20,
+        missing = mib(needed.saturating_sub(*available)), served = served >> 20
+    )]
+    NoMemoryToSwap { model: String, served: usize, needed: usize, available: usize, total: usize },
+    /// Others have taken the machine's memory; what runs goes on.
+    #[error(
+        "{available} MiB of memory are left on this machine, too little for new work, which needs {floor}; try \
+         again when other programs have given some back, or lower engine.memory_floor_mib",
+        available = available >> 20, floor = mib(*floor)
+    )]
+    LowMemory { available: usize, floor: usize },
     /// The model finishes what it has and takes nothing new.
     #[error("model `{0}` is being unloaded")]
     ModelUnloading(String),
@@ -52,4 +70,9 @@ pub enum EngineError {
     /// The model's own code failed on this work; the engine goes on.
     #[error("the model failed: {0}")]
     Failed(String),
+}
+
+/// Rounded up: what is asked for is enough.
+fn mib(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 20)
 }

@@ -14,6 +14,7 @@ use crate::model::{LoadedModel, ModelInfo, Task};
 use crate::pages::store::{PageStore, StoreStats};
 use crate::residents::{ModelLease, Residents};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
+use crate::watch::{MemoryWatch, WatchOptions};
 use crate::{Band, Caller, EngineError, Event, PrefixOptions, Request, Speculation};
 
 /// Sizes and limits of one engine.
@@ -45,6 +46,8 @@ pub struct EngineOptions {
     pub embed_waiting_tokens_max: usize,
     /// Memory for weights, keys and values of all models together.
     pub memory_bytes_max: usize,
+    /// When new work is refused because others have taken the machine's memory.
+    pub watch: WatchOptions,
     /// Memory for keys and values of each chat model, at most.
     pub kv_bytes_max: usize,
     /// How much of the memory that weights leave goes to keys and values, in percent. The rest is for
@@ -78,6 +81,7 @@ impl Default for EngineOptions {
             mixed_embed_time_max: Duration::from_millis(25),
             embed_waiting_tokens_max: 1 << 22,
             memory_bytes_max: usize::MAX,
+            watch: WatchOptions::default(),
             kv_bytes_max: 1 << 30,
             kv_share_percent: 50,
             pin_first_models: true,
@@ -100,6 +104,7 @@ pub(crate) struct Inner {
     pub budget: MemoryBudget,
     pub options: EngineOptions,
     pub inbox: Arc<Inbox>,
+    watch: Arc<MemoryWatch>,
     stats: Arc<Mutex<EngineStats>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -247,8 +252,14 @@ impl Engine {
         let (stats, residents) =
             (Arc::new(Mutex::new(EngineStats::default())), Arc::new(Residents::default()));
         let budget = MemoryBudget::new(options.memory_bytes_max);
-        let mut runner =
-            Runner::new(Arc::clone(&inbox), Arc::clone(&residents), Arc::clone(&stats), options.clone());
+        let watch = Arc::new(MemoryWatch::new(options.watch));
+        let mut runner = Runner::new(
+            Arc::clone(&inbox),
+            Arc::clone(&residents),
+            Arc::clone(&stats),
+            Arc::clone(&watch),
+            options.clone(),
+        );
         for prepared in loading::prepare_all(models, &options, &budget)? {
             loading::add(&residents, prepared, |resident| {
                 runner.add(resident);
@@ -259,7 +270,7 @@ impl Engine {
             .name("engine".to_owned())
             .spawn(move || runner.run())
             .map_err(|error| EngineError::Failed(format!("cannot start its thread: {error}")))?;
-        let inner = Inner { residents, budget, options, inbox, stats, thread: Some(thread) };
+        let inner = Inner { residents, budget, options, inbox, watch, stats, thread: Some(thread) };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -280,7 +291,7 @@ impl Engine {
     ///
     /// # Errors
     /// `UnknownModel`, `WrongModel`, `InvalidParameter`, `ContextLength` and `NoPages` are the request's
-    /// fault; `QueueFull` and `Stopped` may pass.
+    /// fault; `QueueFull`, `LowMemory` and `Stopped` may pass.
     pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
         self.submit_to(&self.model(&request.model)?, request)
     }
@@ -297,6 +308,7 @@ impl Engine {
         }
         request.validate(model.served().vocabulary)?;
         request.max_new_tokens = new_tokens(&request, model.context_tokens, model.served().pages)?;
+        self.check_memory()?;
 
         let (stream, events, shared) = event_channel(self.inner.options.stream_backlog);
         let tokens = request.prompt.len();
@@ -323,6 +335,7 @@ impl Engine {
             return Err(EngineError::WrongModel { model: request.model, reason });
         }
         request.validate(model.served().vocabulary, model.context_tokens)?;
+        self.check_memory()?;
 
         let (reply, vectors) = oneshot::channel();
         let tokens = request.inputs.iter().map(Vec::len).sum();
@@ -330,6 +343,11 @@ impl Engine {
         let embedding = Embedding { model: model.clone(), caller, inputs, reply };
         self.inner.inbox.submit(Queue::Embed, tokens, Command::Embed(embedding))?;
         Ok(EmbedReply { vectors })
+    }
+
+    /// Refuses new work while memory is short, and has the thread give up what it can do without.
+    fn check_memory(&self) -> Result<(), EngineError> {
+        self.inner.watch.check().inspect_err(|_| self.inner.inbox.wake())
     }
 
     pub fn stats(&self) -> EngineStats {

@@ -29,6 +29,7 @@ pub mod speculation;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tokenizer;
+mod watch;
 
 pub use batch::Batch;
 pub use error::EngineError;
@@ -43,3 +44,4 @@ pub use request::{
 };
 pub use residents::{ModelLease, ModelState, ModelStatus, UnloadMode};
 pub use speculation::Speculation;
+pub use watch::WatchOptions;

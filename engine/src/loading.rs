@@ -61,7 +61,8 @@ impl Engine {
     /// `open` should pack with [`kernels::Device::packing_aside`], or running requests wait for it.
     ///
     /// # Errors
-    /// Those of `open`; `NoMemory` when there is no room even without those idle models that may go;
+    /// Those of `open`; `NoMemory` when there is no room even without those idle models that may go,
+    /// `NoMemoryToSwap` when there is none beside the model of that name;
     /// `InvalidParameter` when `open` gives another name than planned; `Stopped`.
     pub fn load<E: From<EngineError>>(
         &self,
@@ -71,6 +72,18 @@ impl Engine {
         let memory = self.make_room(plan.weight_bytes, plan.name)?;
         let model = open()?;
         Ok(self.install(plan, model, memory)?)
+    }
+
+    /// What a refusal means when a model of this name is there, which is not unloaded for its successor.
+    fn of_swap(&self, refusal: EngineError, name: &str) -> EngineError {
+        let resident = self.inner.residents.statuses().into_iter().find(|status| status.info.name == name);
+        match (refusal, resident) {
+            (EngineError::NoMemory { needed, available, total }, Some(status)) => {
+                let (model, served) = (name.to_owned(), status.weight_bytes + status.kv_bytes);
+                EngineError::NoMemoryToSwap { model, served, needed, available, total }
+            }
+            (refusal, _) => refusal,
+        }
     }
 
     fn install(
@@ -126,7 +139,9 @@ impl Engine {
                 Err(refusal) => refusal,
             };
             let missing = bytes.saturating_sub(self.inner.budget.free());
-            let Some(idle) = self.inner.residents.unload_idle(missing, name) else { return Err(refusal) };
+            let Some(idle) = self.inner.residents.unload_idle(missing, name) else {
+                return Err(self.of_swap(refusal, name));
+            };
             tracing::info!(model = idle.info.name, "unloaded to make room");
             self.inner.inbox.wake();
             if !self.inner.residents.wait_gone(idle.instance, FREED_WITHIN) {

@@ -173,6 +173,9 @@ pub struct Engine {
     /// Memory for weights and context of all models together, in MiB. 0: three quarters of what is
     /// available at the start, in this machine or container.
     pub memory_mib: usize,
+    /// New requests are refused while less memory than this is left in this machine or container, whoever took
+    /// it, in MiB; running ones go on. Below twice as much, cached prefixes are given up. 0: never.
+    pub memory_floor_mib: usize,
     /// Memory for the context of running requests, for each chat model, in MiB, at most.
     pub kv_mib: usize,
     /// How much of the memory that weights leave goes to context, in percent; the rest is for models
@@ -325,6 +328,7 @@ impl Default for Engine {
             embed_share_percent: options.embed_share_percent,
             embed_waiting_tokens_max: options.embed_waiting_tokens_max,
             memory_mib: 0,
+            memory_floor_mib: options.watch.floor_bytes >> 20,
             kv_mib: options.kv_bytes_max >> 20,
             kv_share_percent: options.kv_share_percent,
             stream_backlog: options.stream_backlog,
@@ -388,6 +392,10 @@ impl Engine {
             embed_share_percent: self.embed_share_percent,
             embed_waiting_tokens_max: self.embed_waiting_tokens_max,
             memory_bytes_max: self.memory_bytes_max(),
+            watch: engine::WatchOptions {
+                floor_bytes: self.memory_floor_mib.saturating_mul(1 << 20),
+                ..engine::WatchOptions::default()
+            },
             kv_bytes_max: self.kv_mib.saturating_mul(1 << 20),
             kv_share_percent: self.kv_share_percent,
             stream_backlog: self.stream_backlog,

@@ -172,7 +172,7 @@ impl ApiError {
                 ApiError::new(StatusCode::CONFLICT, INVALID_REQUEST, text).code("model_loading")
             }
             LoadError::TooMany => ApiError::unavailable(text, "model_loading"),
-            LoadError::Engine(EngineError::NoMemory { .. }) => {
+            LoadError::Engine(EngineError::NoMemory { .. } | EngineError::NoMemoryToSwap { .. }) => {
                 ApiError::unavailable(text, "insufficient_memory")
             }
             LoadError::Engine(EngineError::Stopped) => ApiError::draining(),
@@ -204,7 +204,9 @@ impl ApiError {
                 ApiError::bad_request(text).param(prompt_param).code("context_length_exceeded")
             }
             EngineError::ModelUnloading(_) => ApiError::unavailable(text, "model_unloading"),
-            EngineError::NoMemory { .. } => ApiError::unavailable(text, "insufficient_memory"),
+            EngineError::NoMemory { .. }
+            | EngineError::NoMemoryToSwap { .. }
+            | EngineError::LowMemory { .. } => ApiError::unavailable(text, "insufficient_memory"),
             EngineError::Stopped => ApiError::draining(),
             EngineError::BadFile { .. }
             | EngineError::Unsupported { .. }
@@ -373,6 +375,7 @@ mod tests {
                 None,
                 Some("insufficient_memory"),
             ),
+            (EngineError::LowMemory { available: 1, floor: 2 }, 503, None, Some("insufficient_memory")),
             (EngineError::Stopped, 503, None, Some("server_shutting_down")),
             (EngineError::BadFile { path, reason: "r".into() }, 500, None, None),
             (EngineError::Failed("f".into()), 500, None, None),

@@ -212,6 +212,21 @@ fn what_cannot_fit_is_refused_with_the_numbers_and_unloads_nothing() {
 }
 
 #[test]
+fn a_version_that_does_not_fit_beside_the_old_one_says_what_to_do() {
+    let mib = 1 << 20;
+    let options = EngineOptions { memory_bytes_max: 10 * mib, ..with_memory(0) };
+    let engine = Engine::start(vec![model("one", 6 * mib, "1")], options).unwrap();
+    let refused = load(&engine, "one", 6 * mib, "2").err().unwrap().to_string();
+    for part in ["`one` needs 6 MiB", "3 of the budget's 10", "3 MiB are missing", "unload `one` first"] {
+        assert!(refused.contains(part), "{part} is not in: {refused}");
+    }
+    assert_eq!(read(engine.submit(request("one", 3)).unwrap()).0, "111", "the old one answers");
+    assert!(engine.unload("one", UnloadMode::Finish).unwrap().wait(PATIENCE));
+    load(&engine, "one", 6 * mib, "2").unwrap();
+    assert_eq!(read(engine.submit(request("one", 3)).unwrap()).0, "222");
+}
+
+#[test]
 fn a_failed_load_changes_nothing() {
     let engine = Engine::start(vec![model("one", 10, "1")], with_memory(1 << 20)).unwrap();
     let plan = LoadPlan { name: "one", weight_bytes: 1000, pinned: false };

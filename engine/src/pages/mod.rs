@@ -116,6 +116,18 @@ impl PagePool {
         Some(page)
     }
 
+    /// Gives up all cached pages; they are dirty then.
+    pub fn evict_all(&mut self) {
+        while let Some(page) = self.evict() {
+            self.dirty.push(page);
+        }
+    }
+
+    /// Free pages that hold zeros.
+    pub fn clean(&self) -> impl Iterator<Item = u32> {
+        self.clean.iter().copied()
+    }
+
     /// Pages given up since the last call. They still hold what they held, until they are zeroed.
     pub fn take_evicted(&mut self) -> Vec<NamedPage> {
         std::mem::take(&mut self.evicted)
@@ -344,6 +356,25 @@ mod tests {
         let found = [10, 11, 12].map(|name| pool.find(&hash(name)));
         assert_eq!(found, [Some(0), Some(1), None]);
         assert_eq!(counts(&pool), [0, 0, 2, 2]);
+    }
+
+    #[test]
+    fn all_that_is_cached_can_go_at_once() {
+        let mut pool = PagePool::new(4);
+        let (mut pages, _) = allocate(&mut pool, 3);
+        for (page, name) in [(0, 10), (1, 11)] {
+            pool.seal(named(page, name));
+        }
+        pool.share(0);
+        pool.release(&mut pages);
+        pool.evict_all();
+        assert_eq!(counts(&pool), [1, 2, 0, 1], "who owns a page keeps it");
+        assert_eq!(pool.take_evicted(), [named(1, 11)]);
+        assert_eq!((pool.find(&hash(10)), pool.find(&hash(11))), (Some(0), None));
+        pool.scrub(usize::MAX, &mut Vec::new());
+        let mut clean: Vec<u32> = pool.clean().collect();
+        clean.sort();
+        assert_eq!(clean, [1, 2, 3]);
     }
 
     #[test]

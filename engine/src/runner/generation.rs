@@ -198,6 +198,18 @@ impl GenerationRunner {
         self.guessing.wipe();
     }
 
+    /// Gives up cached pages, to the disk as far as it takes them, and the memory of all free ones.
+    pub fn give_up_cached(&mut self) {
+        let actions = self.scheduler.give_up_cached();
+        if let Some(disk) = &self.disk {
+            disk.write(&actions.spill, &self.kv, &mut self.events);
+        }
+        self.guessing.zero(&actions.zero);
+        for page in self.scheduler.pages().clean() {
+            self.kv.release_page(page);
+        }
+    }
+
     /// Adds its sequences to the gauges.
     pub fn count(&self, stats: &mut EngineStats) {
         for request in self.requests.values() {

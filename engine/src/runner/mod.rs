@@ -47,6 +47,7 @@ use crate::handle::{BandStats, EngineStats};
 use crate::inbox::{Command, Inbox, Intake};
 use crate::residents::{ModelLease, Residents};
 use crate::scheduler::turns::{Kind, Payer, Turn, TurnLimits, Turns};
+use crate::watch::MemoryWatch;
 use crate::{Band, EngineOptions};
 
 /// Everything the thread owns.
@@ -57,6 +58,7 @@ pub(crate) struct Runner {
     freeing: Vec<JoinHandle<()>>,
     inbox: Arc<Inbox>,
     stats: Arc<Mutex<EngineStats>>,
+    watch: Arc<MemoryWatch>,
     counters: Counters,
     turns: Turns,
     /// What the last turn took, by those it served.
@@ -94,6 +96,7 @@ impl Runner {
         inbox: Arc<Inbox>,
         residents: Arc<Residents>,
         stats: Arc<Mutex<EngineStats>>,
+        watch: Arc<MemoryWatch>,
         options: EngineOptions,
     ) -> Runner {
         let (models, freeing, counters) = (Vec::new(), Vec::new(), Counters::default());
@@ -103,7 +106,7 @@ impl Runner {
             mixed_embed_time_max: options.mixed_embed_time_max,
         });
         let (costs, started) = (Vec::new(), Instant::now());
-        Runner { models, residents, freeing, inbox, stats, counters, turns, costs, options, started }
+        Runner { models, residents, freeing, inbox, stats, watch, counters, turns, costs, options, started }
     }
 
     pub fn add(&mut self, resident: Resident) {
@@ -124,6 +127,9 @@ impl Runner {
             }
             if stopped {
                 return self.end();
+            }
+            if self.watch.wants_memory() {
+                self.give_up_cached();
             }
             let worked = self.step();
             self.publish();
@@ -247,6 +253,15 @@ impl Runner {
             }
         }
         true
+    }
+
+    /// Prefixes kept for prompts to come go, and the memory of all free pages with them.
+    fn give_up_cached(&mut self) {
+        for held in &mut self.models {
+            if let ModelRunner::Generate(runner) = &mut held.runner {
+                runner.give_up_cached();
+            }
+        }
     }
 
     fn cancel_all(&mut self) {

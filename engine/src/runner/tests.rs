@@ -2,6 +2,7 @@
 
 mod guessing;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::testing::{
     IM_END, KV_LAYOUT, MockOptions, NextToken, VOCABULARY, chat_model, embedding_model, letters, repeats,
     says, tokens,
 };
-use crate::{EmbedRequest, Engine, EngineError, Request};
+use crate::{EmbedRequest, Engine, EngineError, Request, WatchOptions};
 
 fn start(next: NextToken) -> Engine {
     start_with(MockOptions { next, ..MockOptions::default() }, EngineOptions::default())
@@ -503,4 +504,32 @@ fn a_prompt_whose_answer_is_one_token_leaves_all_of_its_full_pages() {
     let ask = || ask(&engine, Request { max_new_tokens: 1, ..request(&"0123456789".repeat(10)) });
     let cached = [(); 2].map(|()| ask().finished.expect("it finished").cached_tokens);
     assert_eq!(cached, [0, 96]);
+}
+
+/// What the machine of the test below has left.
+static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+#[test]
+fn when_memory_is_short_new_work_is_refused_and_running_work_goes_on() {
+    let available = || Some(LEFT.load(Ordering::SeqCst));
+    let watch = WatchOptions { floor_bytes: 100, interval: Duration::ZERO, available };
+    let options = EngineOptions { watch, ..EngineOptions::default() };
+    let engine = start_with(MockOptions { next: repeats("x"), ..MockOptions::default() }, options);
+    let long = Request { max_new_tokens: 40, ..request(&"abc".repeat(30)) };
+    ask(&engine, long.clone());
+    wait_until("its pages are kept", || engine.stats().kv_pages_cached == 4);
+
+    LEFT.store(150, Ordering::SeqCst);
+    let answer = ask(&engine, long.clone());
+    assert_eq!(answer.finished.unwrap().cached_tokens, 0, "prefixes went before anything was refused");
+    let running = engine.submit(long.clone()).unwrap();
+    LEFT.store(99, Ordering::SeqCst);
+    let refused = engine.submit(long.clone()).err().unwrap();
+    assert!(matches!(refused, EngineError::LowMemory { available: 99, floor: 100 }), "{refused}");
+    assert_eq!(read(running).reason(), FinishReason::Length);
+    wait_until("nothing is kept", || engine.stats().kv_pages_cached == 0);
+
+    LEFT.store(usize::MAX, Ordering::SeqCst);
+    ask(&engine, long.clone());
+    assert_eq!(ask(&engine, long).finished.unwrap().cached_tokens, 64);
 }

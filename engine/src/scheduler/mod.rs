@@ -275,6 +275,16 @@ impl Scheduler {
         self.fairness.charge_elsewhere(payer.band, &payer.principal, self.price.tokens(took));
     }
 
+    /// Between steps: names cached pages to be written, as far as there is room for them on their way, and all
+    /// pages to be zeroed. Nothing is cached after it.
+    pub fn give_up_cached(&mut self) -> Actions {
+        let mut actions = Actions::default();
+        self.pool.evict_all();
+        self.plan_spills(&mut actions);
+        self.pool.scrub(usize::MAX, &mut actions.zero);
+        actions
+    }
+
     /// When a paused sequence has to be reported or one stops waiting for the disk, if nothing else happens
     /// before.
     pub fn next_deadline(&self) -> Option<Duration> {
