@@ -5,6 +5,9 @@
 //! its inputs as one stream, whatever the row length, with no two rows of a group at a distance that
 //! maps to the same cache set.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use super::input::Source;
 use super::layout::BLOCK;
 use super::rounding::{CODE_MAX, Rounding};
@@ -12,21 +15,115 @@ use crate::Isa;
 use crate::pool::WorkerPool;
 use crate::simd::{Simd, per_isa};
 
-/// What a kernel needs to know of one row's block besides its codes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(C)]
-pub struct BlockHeader {
+/// What kernels need to know of a group's blocks besides their codes, `[block][row of group]`. Each in an
+/// array of its own, so that a kernel's cache holds only what its layout asks for.
+#[derive(Clone, Copy)]
+pub struct Headers<'a> {
     /// Value of one step of the codes.
-    pub scale: f32,
-    /// scale · sum of codes, of the first half, the second half, and both.
-    pub weighted: [f32; 3],
-    /// Minus the sum of codes, likewise.
-    pub negated: [i32; 3],
-    padding: u32,
+    pub scales: &'a [f32],
+    /// scale · sum of codes.
+    pub weighted: &'a [f32],
+    /// -[`OFFSET`] · sum of codes: where the integer sums of weights begin that are too large by so much.
+    pub offsets: &'a [i32],
+    /// -[`HALF_OFFSET`] · sum of the codes of each half.
+    pub half_offsets: &'a [[i32; 2]],
 }
 
-/// Index into [`BlockHeader::weighted`] and [`BlockHeader::negated`] for the whole block.
-pub const WHOLE: usize = 2;
+/// Of [`Headers::offsets`]: a multiple of every offset that weights have with one scale a block.
+pub const OFFSET: i32 = 128;
+/// Of [`Headers::half_offsets`]: the only offset that weights have with a scale for each half.
+pub const HALF_OFFSET: i32 = 32;
+
+impl<'a> Headers<'a> {
+    /// Without the first columns of the group.
+    #[cfg(target_arch = "x86_64")]
+    pub fn skip_columns(&self, first: usize) -> Headers<'a> {
+        Headers {
+            scales: &self.scales[first..],
+            weighted: &self.weighted[first..],
+            offsets: &self.offsets[first..],
+            half_offsets: &self.half_offsets[first..],
+        }
+    }
+
+    /// Blocks there are in all rows.
+    pub fn len(&self) -> usize {
+        let len = self.scales.len();
+        assert_eq!([self.weighted.len(), self.offsets.len(), self.half_offsets.len()], [len; 3]);
+        len
+    }
+}
+
+/// What [`Headers`] say of one block.
+struct BlockHeader {
+    scale: f32,
+    /// Sum of the codes of each half.
+    sums: [i32; 2],
+}
+
+/// The vectors behind [`Headers`].
+#[derive(Default)]
+struct HeaderStore {
+    scales: Vec<f32>,
+    weighted: Vec<f32>,
+    offsets: Vec<i32>,
+    half_offsets: Vec<[i32; 2]>,
+}
+
+impl HeaderStore {
+    fn resize(&mut self, blocks: usize) {
+        self.scales.resize(blocks, 0.0);
+        self.weighted.resize(blocks, 0.0);
+        self.offsets.resize(blocks, 0);
+        self.half_offsets.resize(blocks, [0; 2]);
+    }
+
+    fn range(&self, range: Range<usize>) -> Headers<'_> {
+        Headers {
+            scales: &self.scales[range.clone()],
+            weighted: &self.weighted[range.clone()],
+            offsets: &self.offsets[range.clone()],
+            half_offsets: &self.half_offsets[range],
+        }
+    }
+
+    fn as_mut(&mut self) -> HeadersMut<'_> {
+        HeadersMut {
+            store: PhantomData,
+            blocks: self.scales.len(),
+            scales: SendPtr(self.scales.as_mut_ptr()),
+            weighted: SendPtr(self.weighted.as_mut_ptr()),
+            offsets: SendPtr(self.offsets.as_mut_ptr()),
+            half_offsets: SendPtr(self.half_offsets.as_mut_ptr()),
+        }
+    }
+}
+
+/// A [`HeaderStore`] that threads write, each the blocks of its own rows.
+struct HeadersMut<'a> {
+    store: PhantomData<&'a mut HeaderStore>,
+    blocks: usize,
+    scales: SendPtr<f32>,
+    weighted: SendPtr<f32>,
+    offsets: SendPtr<i32>,
+    half_offsets: SendPtr<[i32; 2]>,
+}
+
+impl HeadersMut<'_> {
+    #[inline(always)]
+    fn put(&self, at: usize, BlockHeader { scale, sums }: BlockHeader) {
+        assert!(at < self.blocks);
+        let sum = sums[0] + sums[1];
+        // SAFETY: the store has that many blocks in each array and is borrowed as long as `self`; a block
+        // is written by the thread that has its row.
+        unsafe {
+            *self.scales.get().add(at) = scale;
+            *self.weighted.get().add(at) = sum as f32 * scale;
+            *self.offsets.get().add(at) = -OFFSET * sum;
+            *self.half_offsets.get().add(at) = sums.map(|sum| -HALF_OFFSET * sum);
+        }
+    }
+}
 
 /// How exactly a layer's inputs are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +157,7 @@ pub struct ColumnGroup {
 #[derive(Default)]
 pub struct Quantized {
     codes: Vec<i8>,
-    headers: Vec<BlockHeader>,
+    headers: HeaderStore,
     groups: Vec<ColumnGroup>,
     /// Of each row of inputs.
     places: Vec<Place>,
@@ -87,7 +184,7 @@ impl Quantized {
         let rows = source.rows() * each;
         self.columns = columns;
         self.codes.resize(rows * columns, 0);
-        self.headers.resize(rows * columns / BLOCK, BlockHeader::default());
+        self.headers.resize(rows * columns / BLOCK);
         self.groups.clear();
         self.places.clear();
         let mut first = 0;
@@ -102,14 +199,14 @@ impl Quantized {
             first += count;
         }
         let codes = SendPtr(self.codes.as_mut_ptr().cast::<[i8; BLOCK]>());
-        let headers = SendPtr(self.headers.as_mut_ptr());
+        let headers = self.headers.as_mut();
         let places = &self.places;
         source.for_each_row(isa, pool, &|row, values| {
             let Place { at, step } = places[row];
-            // SAFETY: both vectors were sized for all rows above. A row's blocks are at its place in its
-            // group, a group's rows apart: no two rows share one, and each row is one call's alone.
-            let (codes, headers) = unsafe { (codes.get().add(at), headers.get().add(at)) };
-            let target = RowTarget { codes, headers, step };
+            // SAFETY: codes and headers were sized for all rows above. A row's blocks are at its place in
+            // its group, a group's rows apart: no two rows share one, and each row is one call's alone.
+            let codes = unsafe { codes.get().add(at) };
+            let target = RowTarget { codes, headers: &headers, first: at, step };
             quantize_row(isa, values, precision, &target);
         });
     }
@@ -124,10 +221,10 @@ impl Quantized {
     }
 
     /// Codes `[block][row of group][32]` and headers `[block][row of group]` of a group.
-    pub fn group(&self, group: ColumnGroup) -> (&[i8], &[BlockHeader]) {
+    pub fn group(&self, group: ColumnGroup) -> (&[i8], Headers<'_>) {
         let codes = &self.codes[group.first * self.columns..][..group.count * self.columns];
         let blocks = self.columns / BLOCK;
-        (codes, &self.headers[group.first * blocks..][..group.count * blocks])
+        (codes, self.headers.range(group.first * blocks..(group.first + group.count) * blocks))
     }
 }
 
@@ -154,26 +251,30 @@ struct Place {
 
 /// A [`Place`] in memory. Whoever makes one vouches that it has room for the row's blocks, and for as
 /// many more beside each as [`Precision::rows`] says, which nobody else looks at meanwhile.
-struct RowTarget {
+struct RowTarget<'a> {
     codes: *mut [i8; BLOCK],
-    headers: *mut BlockHeader,
+    headers: &'a HeadersMut<'a>,
+    /// Place of the first block's header.
+    first: usize,
     step: usize,
 }
 
-impl RowTarget {
+impl RowTarget<'_> {
     #[inline(always)]
     fn put<S: Rounding>(&self, at: usize, values: &[f32; BLOCK]) -> (&[i8; BLOCK], f32) {
         // SAFETY: see the type.
-        let (codes, header) = unsafe { (&mut *self.codes.add(at), &mut *self.headers.add(at)) };
-        *header = quantize_block::<S>(values, codes);
-        (codes, header.scale)
+        let codes = unsafe { &mut *self.codes.add(at) };
+        let header = quantize_block::<S>(values, codes);
+        let scale = header.scale;
+        self.headers.put(self.first + at, header);
+        (codes, scale)
     }
 }
 
-per_isa!(fn quantize_row = quantize_row_body(values: &[f32], precision: Precision, target: &RowTarget));
+per_isa!(fn quantize_row = quantize_row_body(values: &[f32], precision: Precision, target: &RowTarget<'_>));
 
 #[inline(always)]
-fn quantize_row_body<S: Simd + Rounding>(values: &[f32], precision: Precision, target: &RowTarget) {
+fn quantize_row_body<S: Simd + Rounding>(values: &[f32], precision: Precision, target: &RowTarget<'_>) {
     for (block, values) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
         let at = block * target.step;
         let (codes, scale) = target.put::<S>(at, values);
@@ -200,14 +301,7 @@ fn quantize_block<S: Rounding>(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -
     let largest = S::largest_magnitude(values);
     let inverse = if largest > 0.0 && largest.is_finite() { CODE_MAX / largest } else { 0.0 };
     let scale = if inverse > 0.0 { largest / CODE_MAX } else { 0.0 };
-    let sums = S::round(values, inverse, codes);
-    let all = [sums[0], sums[1], sums[0] + sums[1]];
-    BlockHeader {
-        scale,
-        weighted: all.map(|sum| sum as f32 * scale),
-        negated: all.map(|sum| -sum),
-        padding: 0,
-    }
+    BlockHeader { scale, sums: S::round(values, inverse, codes) }
 }
 
 #[cfg(test)]
@@ -236,13 +330,15 @@ mod tests {
                 for row in 0..group.count {
                     for block in 0..columns / BLOCK {
                         let at = block * group.count + row;
-                        let header = headers[at];
+                        let scale = headers.scales[at];
                         let codes = &codes[at * BLOCK..][..BLOCK];
                         let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-                        assert_eq!(header.negated[WHOLE], -sum);
+                        assert_eq!(headers.offsets[at], -OFFSET * sum);
+                        assert_eq!(headers.half_offsets[at].iter().sum::<i32>(), -HALF_OFFSET * sum);
+                        assert_eq!(headers.weighted[at], sum as f32 * scale);
                         for (i, &code) in codes.iter().enumerate() {
                             let value = x.row(group.first + row)[block * BLOCK + i];
-                            assert!((value - f32::from(code) * header.scale).abs() <= header.scale * 0.5001);
+                            assert!((value - f32::from(code) * scale).abs() <= scale * 0.5001);
                         }
                     }
                 }
@@ -268,9 +364,9 @@ mod tests {
                 let (row, block, k) = (at / columns, at % columns / BLOCK, at % BLOCK);
                 let part = |half: usize| {
                     let place = block * group.count + 2 * row + half;
-                    f32::from(codes[place * BLOCK + k]) * headers[place].scale
+                    f32::from(codes[place * BLOCK + k]) * headers.scales[place]
                 };
-                let largest = headers[block * group.count + 2 * row].scale * 127.0;
+                let largest = headers.scales[block * group.count + 2 * row] * 127.0;
                 assert!((part(0) + part(1) - value).abs() <= largest / 60_000.0, "{value}");
             }
         }

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::PanelArgs;
-use super::activations::{BlockHeader, WHOLE};
+use super::activations::{HALF_OFFSET, Headers, OFFSET};
 use super::avx2::{
     Group, Lanes, Load, LoadScales, SuperBlock, add_multiplied, block_of, finish_super_block, keep, store,
     zeros,
@@ -35,11 +35,10 @@ macro_rules! panel_with_float_scales {
                     // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
                     // and `blocks * N` rows of inputs and headers.
                     unsafe {
-                        let headers = args.headers.as_ptr().add(block * N);
                         let (codes, x) = block_of::<C, N>(args, block);
-                        let dots = dot::<C, N, 0, 4>(codes, x, headers, WHOLE);
+                        let dots = dot::<C, N, 0, 4>(codes, x, start::<C, N>(&args.headers, block));
                         let scales = <$scales>::load(args.scales.as_ptr(), block);
-                        scale::<Self, N>(scales, headers, dots, &mut sums);
+                        scale::<Self, N>(scales, &args.headers, block, dots, &mut sums);
                     }
                 }
                 // SAFETY: `tile` has N rows.
@@ -60,26 +59,26 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
             // `blocks * N` rows of inputs and headers.
             unsafe {
                 let scales = SuperBlock::<HALVES, MINIMUM>::new(args.scales.as_ptr(), index);
-                let first = args.headers.as_ptr().add(index * SUPER_BLOCKS * N);
                 let mut parts = [zeros(); N];
                 for block in 0..SUPER_BLOCKS {
-                    let headers = first.add(block * N);
-                    let (codes, x) = block_of::<C, N>(args, index * SUPER_BLOCKS + block);
+                    let at = index * SUPER_BLOCKS + block;
+                    let (codes, x) = block_of::<C, N>(args, at);
                     let mut scaled = [zeros(); N];
                     if HALVES == 1 {
-                        let dots = dot::<C, N, 0, 4>(codes, x, headers, WHOLE);
+                        let dots = dot::<C, N, 0, 4>(codes, x, start::<C, N>(&args.headers, at));
                         add_scaled(dots, scales.scales(block, 0), &mut scaled);
                     } else {
-                        let dots = dot::<C, N, 0, 2>(codes, x, headers, 0);
+                        let dots = dot::<C, N, 0, 2>(codes, x, start_half::<C, N>(&args.headers, at, 0));
                         add_scaled(dots, scales.scales(block, 0), &mut scaled);
-                        let dots = dot::<C, N, 2, 4>(codes, x, headers, 1);
+                        let dots = dot::<C, N, 2, 4>(codes, x, start_half::<C, N>(&args.headers, at, 1));
                         add_scaled(dots, scales.scales(block, 1), &mut scaled);
                     }
                     for (column, part) in parts.iter_mut().enumerate() {
-                        add_multiplied(part, scaled[column], _mm256_set1_ps((*headers.add(column)).scale));
+                        let input_scale = *args.headers.scales.as_ptr().add(at * N + column);
+                        add_multiplied(part, scaled[column], _mm256_set1_ps(input_scale));
                     }
                 }
-                finish_super_block(&scales, first, parts, &mut sums);
+                finish_super_block(&scales, &args.headers, index, parts, &mut sums);
             }
         }
         // SAFETY: `tile` has N rows.
@@ -87,28 +86,62 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
     }
 }
 
-/// Integer dot products over the pairs of groups `FIRST..LAST` of a block, which are what `part` of a
-/// header's sums is of.
+/// What the integer sums of a block subtract from each code.
+const fn shifted<C: Load>() -> i32 {
+    if C::SIGNED { 128 } else { C::OFFSET }
+}
+
+/// Integer sums that already subtract the offset of all codes of the block to come.
 ///
 /// # Safety
-/// `codes` is one block, `x` has `N` times 32 readable bytes, `headers` `N` entries.
+/// `headers` has entries of more than `block` blocks of `N` columns.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn start<C: Load, const N: usize>(headers: &Headers<'_>, block: usize) -> [Group; N] {
+    let mut dots = [[_mm256_setzero_si256(); 2]; N];
+    if shifted::<C>() != 0 {
+        for (column, dot) in dots.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let offset = unsafe { *headers.offsets.as_ptr().add(block * N + column) };
+            *dot = [_mm256_set1_epi32(offset / (OFFSET / shifted::<C>())); 2];
+        }
+    }
+    dots
+}
+
+/// As [`start`], for the codes of one half.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn start_half<C: Load, const N: usize>(
+    headers: &Headers<'_>,
+    block: usize,
+    half: usize,
+) -> [Group; N] {
+    let mut dots = [[_mm256_setzero_si256(); 2]; N];
+    if shifted::<C>() != 0 {
+        for (column, dot) in dots.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let offset = unsafe { (*headers.half_offsets.as_ptr().add(block * N + column))[half] };
+            *dot = [_mm256_set1_epi32(offset * (shifted::<C>() / HALF_OFFSET)); 2];
+        }
+    }
+    dots
+}
+
+/// Adds integer dot products over the pairs of groups `FIRST..LAST` of a block.
+///
+/// # Safety
+/// `codes` is one block, `x` has `N` times 32 readable bytes.
 #[inline]
 #[target_feature(enable = "avxvnni,avx2")]
 unsafe fn dot<C: Load, const N: usize, const FIRST: usize, const LAST: usize>(
     codes: *const u8,
     x: *const i8,
-    headers: *const BlockHeader,
-    part: usize,
+    mut dots: [Group; N],
 ) -> [Group; N] {
-    let shifted = if C::SIGNED { 128 } else { C::OFFSET };
-    let mut dots = [[_mm256_setzero_si256(); 2]; N];
-    if shifted != 0 {
-        for (column, dot) in dots.iter_mut().enumerate() {
-            // SAFETY: column < N.
-            let negated = unsafe { (*headers.add(column)).negated[part] };
-            *dot = [_mm256_set1_epi32(negated * shifted); 2];
-        }
-    }
     // Written out, so that the loads know z at compile time.
     macro_rules! pairs {
         ($($z:literal)*) => {$(
@@ -158,25 +191,27 @@ fn add_scaled<const N: usize>(dots: [Group; N], scales: Lanes, sums: &mut [Lanes
 }
 
 /// # Safety
-/// `headers` has `N` readable entries.
+/// `headers` has entries of more than `block` blocks of `N` columns.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn scale<S: Scales, const N: usize>(
     (scale, minimum): (Lanes, Lanes),
-    headers: *const BlockHeader,
+    headers: &Headers<'_>,
+    block: usize,
     dots: [Group; N],
     sums: &mut [Lanes; N],
 ) {
     for (column, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: column < N.
-        let header = unsafe { &*headers.add(column) };
-        let input_scale = _mm256_set1_ps(header.scale);
+        let at = block * N + column;
+        // SAFETY: the caller's promise.
+        let input_scale = _mm256_set1_ps(unsafe { *headers.scales.as_ptr().add(at) });
         for side in 0..2 {
             let factor = _mm256_mul_ps(scale[side], input_scale);
             sum[side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[column][side]), factor, sum[side]);
         }
         if S::MINIMUM {
-            add_multiplied(sum, minimum, _mm256_set1_ps(header.weighted[WHOLE]));
+            // SAFETY: as above.
+            add_multiplied(sum, minimum, _mm256_set1_ps(unsafe { *headers.weighted.as_ptr().add(at) }));
         }
     }
 }

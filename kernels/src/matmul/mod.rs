@@ -3,9 +3,9 @@
 //! Weights are packed once at load into panels of 16 rows ([`layout`]); inputs are quantised to int8
 //! once for all matrices that read them ([`activations`]) unless the weights are plain floats
 //! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
-//! floats. With many rows, AVX2 first expands a few panels' codes to a byte each, as it has neither the
-//! registers nor the instructions to spare in the inner loop. [`scalar`] is the specification; the other
-//! instruction sets give the same bits.
+//! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2, which has
+//! neither the registers nor the instructions to spare in the inner loop, and on AVX-512 where they are
+//! more than nibbles. [`scalar`] is the specification; the other instruction sets give the same bits.
 //!
 //! Against a product in f32 with the same weights the error is that of rounding the inputs, in every
 //! format: a squared error of 1.5e-5 of the products' power with int8 inputs that are spread evenly, and
@@ -36,7 +36,7 @@ use std::ops::Range;
 
 pub use activations::Precision;
 pub(crate) use activations::SendPtr;
-use activations::{BlockHeader, Quantized};
+use activations::{Headers, Quantized};
 use dense::DenseKind;
 use input::Source;
 pub use input::{Addend, Input};
@@ -221,30 +221,28 @@ struct PanelArgs<'a> {
     scales: &'a [u8],
     blocks: usize,
     x: &'a [i8],
-    headers: &'a [BlockHeader],
+    headers: Headers<'a>,
 }
 
 impl<'a> PanelArgs<'a> {
-    /// Checks once what the kernels' unchecked reads rely on.
-    fn new(
-        linear: &'a Linear,
-        packing: Packing,
-        panel: usize,
-        expanded: Option<&'a [u8]>,
-        columns: usize,
-        x: &'a [i8],
-        headers: &'a [BlockHeader],
-    ) -> PanelArgs<'a> {
-        let blocks = linear.columns / BLOCK;
-        let (codes, scales) = (linear.panel_codes(panel), linear.panel_scales(panel));
-        assert_eq!((codes.len(), scales.len()), packing.panel_bytes(blocks));
-        let codes = match expanded {
-            Some(expanded) => expanded,
-            None => codes,
-        };
-        assert!(expanded.is_none_or(|codes| codes.len() == blocks * EXPANDED_BLOCK));
-        assert_eq!((x.len(), headers.len()), (blocks * columns * BLOCK, blocks * columns));
-        PanelArgs { codes, scales, blocks, x, headers }
+    /// No panel yet. Checks, once for many panels, what the kernels' unchecked reads rely on.
+    fn of_group(blocks: usize, columns: usize, x: &'a [i8], headers: Headers<'a>) -> PanelArgs<'a> {
+        assert!(x.len() == blocks * columns * BLOCK && headers.len() == blocks * columns);
+        PanelArgs { codes: &[], scales: &[], blocks, x, headers }
+    }
+
+    /// The same without the first columns of the group.
+    #[cfg(target_arch = "x86_64")]
+    fn skip_columns(&self, first: usize) -> PanelArgs<'a> {
+        PanelArgs { x: &self.x[first * BLOCK..], headers: self.headers.skip_columns(first), ..*self }
+    }
+
+    /// `bytes`: of codes and of scales in a panel. Changes the fields in place, as copies of all of them
+    /// would wait for the stores of the last panel's results.
+    fn set_panel(&mut self, codes: &'a [u8], scales: &'a [u8], bytes: (usize, usize)) {
+        assert!(codes.len() == bytes.0 && scales.len() == bytes.1);
+        self.codes = codes;
+        self.scales = scales;
     }
 }
 
@@ -419,14 +417,20 @@ impl Job<'_> {
         expanded: impl Fn(usize) -> Option<&'b [u8]>,
     ) {
         let Kind::Quantized(packing) = self.layer.kind else { unreachable!("only called for such layers") };
+        let blocks = self.layer.columns / BLOCK;
+        let mut bytes = packing.panel_bytes(blocks);
+        if expanded(panels.start).is_some() {
+            bytes.0 = blocks * EXPANDED_BLOCK;
+        }
         let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
         for &group in x.groups() {
-            let (codes, headers) = x.group(group);
+            let (x, headers) = x.group(group);
+            let mut args = PanelArgs::of_group(blocks, group.count, x, headers);
             let kernel = kernel(group.count);
             let tile = &mut tile[..group.count];
             for panel in panels.clone() {
-                let expanded = expanded(panel);
-                let args = PanelArgs::new(self.layer, packing, panel, expanded, group.count, codes, headers);
+                let codes = expanded(panel).unwrap_or_else(|| self.layer.panel_codes(panel));
+                args.set_panel(codes, self.layer.panel_scales(panel), bytes);
                 kernel.call(&args, tile);
                 match self.layer.precision {
                     Precision::Int8 => self.store(panel, group.first, tile),
@@ -467,13 +471,14 @@ impl Job<'_> {
                 let at = (first_row + index) * self.layer.rows + start;
                 std::slice::from_raw_parts_mut(self.out.get().add(at), count)
             };
-            match &self.layer.bias {
-                Some(bias) => {
+            match (&self.layer.bias, <&mut [f32; PANEL_ROWS]>::try_from(&mut *out)) {
+                (Some(bias), _) => {
                     for ((out, value), bias) in out.iter_mut().zip(values).zip(&bias.values()[start..]) {
                         *out = value + bias;
                     }
                 }
-                None => out.copy_from_slice(&values[..count]),
+                (None, Ok(out)) => *out = *values,
+                (None, Err(_)) => out.copy_from_slice(&values[..count]),
             }
         }
     }
@@ -531,7 +536,9 @@ fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
 fn expander(isa: Isa, packing: Packing) -> Option<Expander> {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Some(avx2::expander(packing)),
+        Isa::Avx2 => avx2::expander(packing),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512::expander(packing),
         _ => {
             let _ = packing;
             None
@@ -544,6 +551,8 @@ fn pick_expanded_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => PanelKernel::Unsafe(avx2::expanded_kernel(packing, width)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::expanded_kernel(packing, width)),
         _ => pick_kernel(isa, packing, width),
     }
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::PanelArgs;
-use super::activations::WHOLE;
+use super::activations::HALF_OFFSET;
 use super::layout::*;
 
 /// Value of row `row`, input `k` of block `block`.
@@ -84,12 +84,12 @@ fn dot_with_float_scales<C: Codes>(
 ) -> f32 {
     let mut sum = 0.0;
     for block in 0..args.blocks {
-        let header = &args.headers[block * count + column];
+        let at = block * count + column;
         let dot = integer_dot::<C>(args, count, column, row, block, 0..BLOCK);
         let (scale, minimum) = scales(block);
-        sum = (dot as f32).mul_add(scale * header.scale, sum);
+        sum = (dot as f32).mul_add(scale * args.headers.scales[at], sum);
         if let Some(minimum) = minimum {
-            sum = minimum.mul_add(header.weighted[WHOLE], sum);
+            sum = minimum.mul_add(args.headers.weighted[at], sum);
         }
     }
     sum
@@ -104,7 +104,7 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
             let at = |block, half| Self::scales_at(block, half) + row;
             let (mut part, mut minima) = (0.0, 0.0);
             for block in 0..SUPER_BLOCKS {
-                let header = &args.headers[(start + block) * count + column];
+                let header = (start + block) * count + column;
                 let mut dot = 0;
                 for half in 0..HALVES {
                     let range = half * per_half..(half + 1) * per_half;
@@ -112,12 +112,15 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                     dot += scale * integer_dot::<C>(args, count, column, row, start + block, range);
                     if MINIMUM {
                         let minimum = f32::from(scales[at(block, half) + 16] as i8);
-                        let weighted = header.weighted[if HALVES == 1 { WHOLE } else { half }];
+                        let weighted = match HALVES {
+                            1 => args.headers.weighted[header],
+                            _ => weighted_half(args, header, half),
+                        };
                         minima = minimum.mul_add(weighted, minima);
                     }
                 }
                 debug_assert!(dot.abs() <= 1 << 24);
-                part = (dot as f32).mul_add(header.scale, part);
+                part = (dot as f32).mul_add(args.headers.scales[header], part);
             }
             sum = f32::mul_add(part, half_at(scales, row * 2), sum);
             if MINIMUM {
@@ -126,6 +129,12 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
         }
         sum
     }
+}
+
+/// scale · sum of the codes of half a block.
+fn weighted_half(args: &PanelArgs<'_>, header: usize, half: usize) -> f32 {
+    let sum = args.headers.half_offsets[header][half] / -HALF_OFFSET;
+    sum as f32 * args.headers.scales[header]
 }
 
 /// Over the inputs `range` of a block.

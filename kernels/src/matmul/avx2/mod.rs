@@ -15,7 +15,7 @@ use codes::{Expanded, expand};
 pub use codes::{Group, Load};
 pub use scales::{Lanes, LoadScales, SuperBlock, zeros};
 
-use super::activations::{BlockHeader, WHOLE};
+use super::activations::{HALF_OFFSET, Headers, OFFSET};
 use super::layout::*;
 use super::{PREFETCH_BYTES, PanelArgs};
 
@@ -42,11 +42,10 @@ macro_rules! panel_with_float_scales {
                     // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
                     // and `blocks * N` rows of inputs and headers.
                     unsafe {
-                        let headers = args.headers.as_ptr().add(block * N);
                         let (codes, x) = block_of::<C, N>(args, block);
                         let dots = dot_block::<C, 1, N>(codes, x, [ones(); 2]);
                         let scales = <$scales>::load(args.scales.as_ptr(), block);
-                        scale::<C, Self, N>(scales, headers, dots, &mut sums);
+                        scale::<C, Self, N>(scales, &args.headers, block, dots, &mut sums);
                     }
                 }
                 // SAFETY: `tile` has N rows.
@@ -67,21 +66,21 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
             // `blocks * N` rows of inputs and headers.
             unsafe {
                 let scales = SuperBlock::<HALVES, MINIMUM>::new(args.scales.as_ptr(), index);
-                let headers = args.headers.as_ptr().add(index * SUPER_BLOCKS * N);
                 let mut parts = [zeros(); N];
                 for block in 0..SUPER_BLOCKS {
-                    let (codes, x) = block_of::<C, N>(args, index * SUPER_BLOCKS + block);
+                    let at = index * SUPER_BLOCKS + block;
+                    let (codes, x) = block_of::<C, N>(args, at);
                     let first = scales.scale_pairs(block, 0);
                     let second = if HALVES == 2 { scales.scale_pairs(block, 1) } else { first };
                     let dots = dot_block::<C, HALVES, N>(codes, x, [first, second]);
                     for (column, part) in parts.iter_mut().enumerate() {
-                        let input_scale = _mm256_set1_ps((*headers.add(block * N + column)).scale);
+                        let input_scale = _mm256_set1_ps(*args.headers.scales.as_ptr().add(at * N + column));
                         let scaled =
                             [_mm256_cvtepi32_ps(dots[column][0]), _mm256_cvtepi32_ps(dots[column][1])];
                         add_multiplied(part, scaled, input_scale);
                     }
                 }
-                finish_super_block(&scales, headers, parts, &mut sums);
+                finish_super_block(&scales, &args.headers, index, parts, &mut sums);
             }
         }
         // SAFETY: `tile` has N rows.
@@ -92,12 +91,13 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
 /// Adds a super-block's products and minima, each times their factor.
 ///
 /// # Safety
-/// `headers` has `8 N` readable entries.
+/// `headers` has entries of more than `index` super-blocks of `N` columns.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: usize>(
     scales: &SuperBlock<HALVES, MINIMUM>,
-    headers: *const BlockHeader,
+    headers: &Headers<'_>,
+    index: usize,
     parts: [Lanes; N],
     sums: &mut [Lanes; N],
 ) {
@@ -117,15 +117,34 @@ pub unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const
     for block in 0..SUPER_BLOCKS {
         for half in 0..HALVES {
             let minima = scales.minima(block, half);
-            let part_index = if HALVES == 1 { WHOLE } else { half };
             for (column, part) in parts.iter_mut().enumerate() {
+                let at = (index * SUPER_BLOCKS + block) * N + column;
                 // SAFETY: the caller's promise.
-                let header = unsafe { &*headers.add(block * N + column) };
-                add_multiplied(part, minima, _mm256_set1_ps(header.weighted[part_index]));
+                let weighted = unsafe {
+                    match HALVES {
+                        1 => _mm256_set1_ps(*headers.weighted.as_ptr().add(at)),
+                        _ => weighted_half(headers, at, half),
+                    }
+                };
+                add_multiplied(part, minima, weighted);
             }
         }
     }
     add(sums, parts, minimum_factor);
+}
+
+/// scale · sum of the codes of half a block.
+///
+/// # Safety
+/// `headers` has more than `at` entries.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn weighted_half(headers: &Headers<'_>, at: usize, half: usize) -> __m256 {
+    // SAFETY: the caller's promise.
+    let (scale, offset) =
+        unsafe { (*headers.scales.as_ptr().add(at), (*headers.half_offsets.as_ptr().add(at))[half]) };
+    let sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(offset / -HALF_OFFSET));
+    _mm256_mul_ps(sum, _mm256_set1_ps(scale))
 }
 
 #[inline]
@@ -253,30 +272,32 @@ pub fn keep<const N: usize>(sums: &mut [Group; N]) {
 }
 
 /// # Safety
-/// `headers` has `N` readable entries.
+/// `headers` has entries of more than `block` blocks of `N` columns.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn scale<C: Load, S: Scales, const N: usize>(
     (scale, minimum): (Lanes, Lanes),
-    headers: *const BlockHeader,
+    headers: &Headers<'_>,
+    block: usize,
     dots: [Group; N],
     sums: &mut [Lanes; N],
 ) {
     for (column, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: column < N.
-        let header = unsafe { &*headers.add(column) };
-        let correction = _mm256_set1_epi32(header.negated[WHOLE] * C::OFFSET);
-        let input_scale = _mm256_set1_ps(header.scale);
+        let at = block * N + column;
+        // SAFETY: the caller's promise.
+        let (offset, input_scale) =
+            unsafe { (*headers.offsets.as_ptr().add(at), _mm256_set1_ps(*headers.scales.as_ptr().add(at))) };
         for side in 0..2 {
             let mut dot = dots[column][side];
             if C::OFFSET != 0 && !C::SIGNED {
-                dot = _mm256_add_epi32(dot, correction);
+                dot = _mm256_add_epi32(dot, _mm256_set1_epi32(offset / (OFFSET / C::OFFSET)));
             }
             let factor = _mm256_mul_ps(scale[side], input_scale);
             sum[side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), factor, sum[side]);
         }
         if S::MINIMUM {
-            add_multiplied(sum, minimum, _mm256_set1_ps(header.weighted[WHOLE]));
+            // SAFETY: as above.
+            add_multiplied(sum, minimum, _mm256_set1_ps(unsafe { *headers.weighted.as_ptr().add(at) }));
         }
     }
 }
@@ -298,14 +319,15 @@ pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
     for_each_packing!(pick)
 }
 
-/// What expands a layout's codes.
-pub fn expander(packing: Packing) -> super::Expander {
+/// What expands a layout's codes, unless they are bytes already.
+pub fn expander(packing: Packing) -> Option<super::Expander> {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing { $(Packing::$packing => expand::<$codes>,)* }
         };
     }
-    for_each_packing!(pick)
+    let expander: super::Expander = for_each_packing!(pick);
+    (packing != Packing::ByteDirect).then_some(expander)
 }
 
 /// As [`kernel`], for expanded codes.

@@ -10,7 +10,6 @@ mod dots;
 mod scales;
 
 use std::arch::aarch64::*;
-use std::ops::Range;
 
 use codes::Load;
 use dots::{Dotprod, Dots, I8mm, Sums, Widening};
@@ -18,7 +17,7 @@ pub use dots::{sdot, smmla};
 use scales::{Lanes, LoadScales, SuperBlock};
 
 use super::PanelArgs;
-use super::activations::{BlockHeader, WHOLE};
+use super::activations::{HALF_OFFSET, Headers, OFFSET};
 use super::layout::*;
 use crate::Isa;
 
@@ -58,10 +57,10 @@ macro_rules! panel_with_float_scales {
                     unsafe {
                         let mut sums = [zeros(); N];
                         for block in 0..args.blocks {
-                            let (codes, x, headers) = block_of::<C, N>(args, block, rows);
+                            let (codes, x) = block_of::<C, N>(args, block, rows);
                             let dots = D::dots::<C, N>(codes, x, 0..2);
                             let scales = <$scales>::load(args.scales.as_ptr(), block, rows * 8);
-                            scale::<C, Self, N>(scales, headers, dots, &mut sums);
+                            scale::<C, Self, N>(scales, &args.headers, block, dots, &mut sums);
                         }
                         store(tile, rows, sums);
                     }
@@ -84,24 +83,27 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                     let scales = SuperBlock::<HALVES, MINIMUM>::new(args.scales.as_ptr(), index, rows * 8);
                     let mut parts = [zeros(); N];
                     for block in 0..SUPER_BLOCKS {
-                        let (codes, x, headers) = block_of::<C, N>(args, index * SUPER_BLOCKS + block, rows);
+                        let at = index * SUPER_BLOCKS + block;
+                        let (codes, x) = block_of::<C, N>(args, at, rows);
                         let mut scaled = [[vdupq_n_s32(0); 2]; N];
                         for half in 0..HALVES {
-                            let (part, halves) = part_of::<HALVES>(half);
+                            let halves = if HALVES == 1 { 0..2 } else { half..half + 1 };
                             let dots = D::dots::<C, N>(codes, x, halves);
                             let scale = scales.scales(block, half);
                             for (column, (scaled, dots)) in scaled.iter_mut().zip(dots).enumerate() {
-                                let dots = without_offset::<C>(dots, &*headers.add(column), part);
+                                let dots = match HALVES {
+                                    1 => without_offset::<C>(dots, &args.headers, at * N + column),
+                                    _ => half_without_offset::<C>(dots, &args.headers, at * N + column, half),
+                                };
                                 *scaled = [0, 1].map(|four| vmlaq_s32(scaled[four], dots[four], scale[four]));
                             }
                         }
                         for (column, (part, scaled)) in parts.iter_mut().zip(scaled).enumerate() {
-                            let input_scale = (*headers.add(column)).scale;
+                            let input_scale = *args.headers.scales.as_ptr().add(at * N + column);
                             add_multiplied(part, scaled.map(|four| vcvtq_f32_s32(four)), input_scale);
                         }
                     }
-                    let headers = args.headers.as_ptr().add(index * SUPER_BLOCKS * N);
-                    finish_super_block(&scales, headers, parts, &mut sums);
+                    finish_super_block(&scales, &args.headers, index, parts, &mut sums);
                 }
                 store(tile, rows, sums);
             }
@@ -109,20 +111,16 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
     }
 }
 
-/// Index into a header's sums, and halves of the block, of a scale.
-fn part_of<const HALVES: usize>(half: usize) -> (usize, Range<usize>) {
-    if HALVES == 1 { (WHOLE, 0..2) } else { (half, half..half + 1) }
-}
-
 /// Adds a super-block's products and minima, each times their factor.
 ///
 /// # Safety
-/// `headers` has `8 N` readable entries; the CPU has NEON.
+/// `headers` has entries of more than `index` super-blocks of `N` columns; the CPU has NEON.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: usize>(
     scales: &SuperBlock<HALVES, MINIMUM>,
-    headers: *const BlockHeader,
+    headers: &Headers<'_>,
+    index: usize,
     parts: [Lanes; N],
     sums: &mut [Lanes; N],
 ) {
@@ -140,9 +138,15 @@ unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: 
         for half in 0..HALVES {
             let minima = scales.minima(block, half);
             for (column, part) in parts.iter_mut().enumerate() {
+                let at = (index * SUPER_BLOCKS + block) * N + column;
                 // SAFETY: the caller's promise.
-                let header = unsafe { &*headers.add(block * N + column) };
-                add_multiplied(part, minima, header.weighted[part_of::<HALVES>(half).0]);
+                let weighted = unsafe {
+                    match HALVES {
+                        1 => *headers.weighted.as_ptr().add(at),
+                        _ => weighted_half(headers, at, half),
+                    }
+                };
+                add_multiplied(part, minima, weighted);
             }
         }
     }
@@ -161,7 +165,19 @@ fn add_multiplied(sum: &mut Lanes, values: Lanes, factor: f32) {
     *sum = [0, 1].map(|four| vfmaq_n_f32(sum[four], values[four], factor));
 }
 
-/// Codes of eight rows, inputs and headers of a block.
+/// scale · sum of the codes of half a block.
+///
+/// # Safety
+/// `headers` has more than `at` entries.
+#[inline(always)]
+unsafe fn weighted_half(headers: &Headers<'_>, at: usize, half: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    let (scale, offset) =
+        unsafe { (*headers.scales.as_ptr().add(at), (*headers.half_offsets.as_ptr().add(at))[half]) };
+    (offset / -HALF_OFFSET) as f32 * scale
+}
+
+/// Codes of eight rows, and inputs of a block.
 ///
 /// # Safety
 /// `block < args.blocks`, `rows` is 0 or 1.
@@ -170,13 +186,12 @@ unsafe fn block_of<C: Load, const N: usize>(
     args: &PanelArgs<'_>,
     block: usize,
     rows: usize,
-) -> (*const u8, *const i8, *const BlockHeader) {
+) -> (*const u8, *const i8) {
     // SAFETY: the caller's promise; `PanelArgs` holds that many bytes.
     unsafe {
         (
             args.codes.as_ptr().add(block * C::BYTES + rows * CODES_OF_EIGHT),
             args.x.as_ptr().add(block * N * BLOCK),
-            args.headers.as_ptr().add(block * N),
         )
     }
 }
@@ -196,35 +211,63 @@ unsafe fn store<const N: usize>(tile: &mut [[f32; PANEL_ROWS]], rows: usize, sum
     }
 }
 
+/// The sums over a block without the offset of its codes.
+///
+/// # Safety
+/// `headers` has more than `at` entries.
 #[inline]
 #[target_feature(enable = "neon")]
-fn without_offset<C: Load>(dots: Sums, header: &BlockHeader, part: usize) -> Sums {
-    let correction = vdupq_n_s32(header.negated[part] * C::OFFSET);
-    if C::OFFSET == 0 { dots } else { dots.map(|four| vaddq_s32(four, correction)) }
+unsafe fn without_offset<C: Load>(dots: Sums, headers: &Headers<'_>, at: usize) -> Sums {
+    if C::OFFSET == 0 {
+        return dots;
+    }
+    // SAFETY: the caller's promise.
+    let offset = unsafe { *headers.offsets.as_ptr().add(at) };
+    let correction = vdupq_n_s32(offset / (OFFSET / C::OFFSET));
+    dots.map(|four| vaddq_s32(four, correction))
+}
+
+/// As [`without_offset`], of sums over one half.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn half_without_offset<C: Load>(dots: Sums, headers: &Headers<'_>, at: usize, half: usize) -> Sums {
+    debug_assert!(C::OFFSET == 0 || C::OFFSET == HALF_OFFSET);
+    if C::OFFSET == 0 {
+        return dots;
+    }
+    // SAFETY: the caller's promise.
+    let correction = vdupq_n_s32(unsafe { (*headers.half_offsets.as_ptr().add(at))[half] });
+    dots.map(|four| vaddq_s32(four, correction))
 }
 
 /// sums\[column\] += dots · scales, and the minima's part.
 ///
 /// # Safety
-/// `headers` has `N` readable entries.
+/// `headers` has entries of more than `block` blocks of `N` columns.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn scale<C: Load, S: Scales, const N: usize>(
     (scale, minimum): (Lanes, Lanes),
-    headers: *const BlockHeader,
+    headers: &Headers<'_>,
+    block: usize,
     dots: [Sums; N],
     sums: &mut [Lanes; N],
 ) {
     for (column, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
-        // SAFETY: column < N.
-        let header = unsafe { &*headers.add(column) };
-        let dots = without_offset::<C>(dots, header, WHOLE);
+        let at = block * N + column;
+        // SAFETY: the caller's promise.
+        let (dots, input_scale) =
+            unsafe { (without_offset::<C>(dots, headers, at), *headers.scales.as_ptr().add(at)) };
         for four in 0..2 {
-            let factor = vmulq_n_f32(scale[four], header.scale);
+            let factor = vmulq_n_f32(scale[four], input_scale);
             sum[four] = vfmaq_f32(sum[four], vcvtq_f32_s32(dots[four]), factor);
         }
         if S::MINIMUM {
-            add_multiplied(sum, minimum, header.weighted[WHOLE]);
+            // SAFETY: as above.
+            add_multiplied(sum, minimum, unsafe { *headers.weighted.as_ptr().add(at) });
         }
     }
 }
