@@ -224,6 +224,7 @@ impl World {
         for &page in &actions.zero {
             self.cache[page as usize] = [None; PAGE_TOKENS];
         }
+        assert_eq!(self.scheduler.pool.take_evicted(), [], "pages given up are remembered for ever");
         self.check_sizes(&actions);
         self.check_pages();
         self.run(&actions);
