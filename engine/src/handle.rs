@@ -105,7 +105,7 @@ pub(crate) struct Inner {
     pub options: EngineOptions,
     pub inbox: Arc<Inbox>,
     watch: Arc<MemoryWatch>,
-    stats: Arc<Mutex<EngineStats>>,
+    pub(crate) stats: Arc<Mutex<EngineStats>>,
     thread: Option<JoinHandle<()>>,
 }
 

@@ -98,18 +98,16 @@ impl Inbox {
         Ok(())
     }
 
-    /// Sends a command that waits in no line.
+    /// Leaves a command that waits in no line. The caller wakes the thread once all is ready for it.
     ///
     /// # Errors
     /// `Stopped` when the engine takes no more work.
-    pub fn send(&self, command: Command) -> Result<(), EngineError> {
+    pub fn leave_command(&self, command: Command) -> Result<(), EngineError> {
         let mut state = self.lock();
         if state.stopped || state.drain_until.is_some() {
             return Err(EngineError::Stopped);
         }
         state.commands.push(command);
-        drop(state);
-        self.wake();
         Ok(())
     }
 

@@ -110,9 +110,21 @@ impl Engine {
             pages = cache.pages(free, 1, self.inner.options.kv_share_percent);
             memory.resize(weight_bytes + pages * cache.page_bytes)?;
         }
-        let hand_over = |resident| self.inner.inbox.send(Command::Load(Box::new(resident)));
-        add(&self.inner.residents, Prepared { model, pages, pinned: plan.pinned, memory }, hand_over)?;
+        let hand_over = |resident| self.inner.inbox.leave_command(Command::Load(Box::new(resident)));
+        self.add_to_running(Prepared { model, pages, pinned: plan.pinned, memory }, hand_over)?;
         Ok(info)
+    }
+
+    /// Gives a model to the thread that runs, which also has to see what becomes of the one of its name.
+    fn add_to_running(
+        &self,
+        prepared: Prepared,
+        hand_over: impl FnOnce(Resident) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        add(&self.inner.residents, prepared, hand_over)?;
+        // After all changes: what the thread does not see before it parks, nobody would tell it again.
+        self.inner.inbox.wake();
+        Ok(())
     }
 
     /// Takes a model out: new requests are refused, `mode` says what becomes of those it has.

@@ -158,6 +158,30 @@ fn a_new_version_takes_the_name_and_the_old_one_finishes() {
     assert_eq!(states(&engine), [(ModelState::Ready, 300)]);
 }
 
+/// The thread may take a new version before the old one is marked: it looks again.
+#[test]
+fn an_idle_version_goes_however_soon_the_thread_takes_the_next() {
+    let engine = Engine::start(vec![model("one", 100, "1")], with_memory(1 << 20)).unwrap();
+    let old = engine.model("one").unwrap().served().instance;
+    // As the thread tells it; the table is locked while a model is handed over.
+    let pages = || engine.inner.stats.lock().unwrap().kv_pages_total;
+    let memory = engine.inner.budget.reserve(300 + cache_bytes()).unwrap();
+    let next = Prepared { model: model("one", 300, "2"), pages: 64, pinned: false, memory };
+    let taken_at_once = |resident| {
+        engine.inner.inbox.leave_command(Command::Load(Box::new(resident)))?;
+        while pages() < 128 {
+            engine.inner.inbox.wake();
+            std::thread::yield_now();
+        }
+        // From here to where it parks.
+        (0..10_000).for_each(|_| std::thread::yield_now());
+        Ok(())
+    };
+    engine.add_to_running(next, taken_at_once).unwrap();
+    assert!(engine.inner.residents.wait_gone(old, PATIENCE));
+    assert_eq!(engine.stats().memory_bytes_used, 300 + cache_bytes());
+}
+
 #[test]
 fn embeddings_finish_before_their_model_goes() {
     let vectors = embedding_model("vectors", 16, Duration::from_millis(5));
