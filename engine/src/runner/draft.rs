@@ -1,7 +1,8 @@
 //! A small model that guesses for a large one (Leviathan et al. 2023).
 //!
 //! It has a cache of its own with as many pages, and uses those of the same numbers: whatever the
-//! scheduler does with pages holds for both. A page it did not fill, because its sequence went on
+//! scheduler does with pages holds for both. So it writes only to pages that the step itself writes to:
+//! those before them may have other owners since. A page it did not fill, because its sequence went on
 //! without guesses or came back from disk, costs right guesses and nothing else.
 
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub(super) struct Draftable {
     pub id: SequenceId,
     /// Its pages, the one of the last token included.
     pages: Vec<u32>,
+    /// The first position in a page that is this sequence's alone.
+    own_from: usize,
     /// Guesses that fit into that page.
     pub room: usize,
 }
@@ -66,9 +69,11 @@ impl DraftModel {
         self.batch.clear();
         for (rows, &id) in actions.batch.sequences.iter().zip(&actions.sequences) {
             let Some(tokens) = requests.get(&id).and_then(ActiveRequest::tokens) else { continue };
-            let start = self.start(id, rows.past);
+            let start = self.start(id, rows.past).max(own_from(rows));
             let end = (rows.past + rows.rows).min(tokens.len() - 1).max(start);
-            if end - start > rows.rows.min(PAGE_TOKENS) || (rows.rows > 1 && end > start) {
+            // A page that is full now may have other owners from the next step on.
+            let fills_page = end / PAGE_TOKENS > start / PAGE_TOKENS;
+            if end - start > rows.rows.min(PAGE_TOKENS) || (rows.rows > 1 && end > start) || fills_page {
                 push(&mut self.batch, &tokens[start..end], start, &rows.pages);
                 self.computed.insert(id, end);
             } else {
@@ -91,7 +96,7 @@ impl DraftModel {
         let last = request.tokens()?.len() - 1;
         let room = PAGE_TOKENS - 1 - last % PAGE_TOKENS;
         let fits = last / PAGE_TOKENS < rows.pages.len() && room > 0;
-        fits.then(|| Draftable { id, pages: rows.pages.clone(), room })
+        fits.then(|| Draftable { id, pages: rows.pages.clone(), own_from: own_from(rows), room })
     }
 
     /// What a guess for `chance` is worth asking for.
@@ -115,7 +120,8 @@ impl DraftModel {
                 let Some(request) = requests.get(&sequence.id) else { continue };
                 let tokens = request.tokens().unwrap_or_default();
                 let last = tokens.len() - 1;
-                let start = self.computed.get(&sequence.id).copied().unwrap_or(last).min(last);
+                let start = self.computed.get(&sequence.id).copied().unwrap_or(last);
+                let start = start.max(sequence.own_from).min(last);
                 match round {
                     0 => push(&mut self.batch, &tokens[start..], start, &sequence.pages),
                     _ => push(
@@ -144,6 +150,11 @@ impl DraftModel {
         }
         took
     }
+}
+
+/// Where the first page begins that a step writes to for a sequence: it is not sealed yet.
+fn own_from(rows: &PagedRows) -> usize {
+    rows.past / PAGE_TOKENS * PAGE_TOKENS
 }
 
 /// Adds rows of one sequence.

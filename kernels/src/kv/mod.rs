@@ -109,12 +109,15 @@ pub struct KvCache {
     words: AlignedWords,
     layout: KvLayout,
     pages: usize,
+    /// By page, while it is found out whether a step writes any of them twice; false otherwise.
+    written: Vec<bool>,
 }
 
 impl KvCache {
     /// `pages` pages of zeros. Memory is touched only as pages are written.
     pub fn new(layout: KvLayout, pages: usize) -> KvCache {
-        KvCache { words: AlignedWords::zeroed_in_huge_pages(pages * layout.page_words()), layout, pages }
+        let words = AlignedWords::zeroed_in_huge_pages(pages * layout.page_words());
+        KvCache { words, layout, pages, written: vec![false; pages] }
     }
 
     pub fn layout(&self) -> KvLayout {
@@ -195,7 +198,22 @@ impl KvCache {
         self.layout.page_words()
     }
 
+    /// Whether no page is written for two sequences, or twice for one.
+    ///
+    /// # Panics
+    /// When a page is not one of this cache.
+    fn writes_each_page_once(&mut self, sequences: &[PagedRows]) -> bool {
+        let touched = || sequences.iter().flat_map(|sequence| &sequence.pages[sequence.touched_pages()]);
+        assert!(touched().all(|&page| (page as usize) < self.pages), "pages are those of this cache");
+        let once = touched().all(|&page| !std::mem::replace(&mut self.written[page as usize], true));
+        touched().for_each(|&page| self.written[page as usize] = false);
+        once
+    }
+
     /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`); heads and pages in parallel.
+    ///
+    /// # Panics
+    /// When two sequences write to one page, or to one that is not there.
     pub(crate) fn write_rows(
         &mut self,
         isa: Isa,
@@ -206,9 +224,7 @@ impl KvCache {
     ) {
         let KvLayout { kv_heads, head_dim, layers, .. } = self.layout;
         assert!(layer < layers && k.columns() == kv_heads * head_dim && v.columns() == k.columns());
-        for sequence in sequences {
-            assert!(sequence.pages.iter().all(|&page| (page as usize) < self.pages));
-        }
+        assert!(self.writes_each_page_once(sequences), "a page has one writer");
         let (stride, head_layout) = (self.page_stride(), self.layout.head());
         let words = SendPtr(self.words.as_mut_ptr());
         let write = |mut item: usize| {
@@ -218,8 +234,8 @@ impl KvCache {
             let (sequence, page) = pages.nth(item).expect("an item for each touched page");
             let start =
                 sequence.pages[page] as usize * stride + (layer * kv_heads + head) * head_layout.words();
-            // SAFETY: the page is below `pages` and (layer, head) inside it, both checked above; sequences
-            // share no page that they write, so each head's part of a page is one item's alone.
+            // SAFETY: the page is below `pages`, (layer, head) inside it, and the page touched once in all
+            // `sequences`, all checked above; so each head's part of a page is one item's alone.
             let part = unsafe { std::slice::from_raw_parts_mut(words.get().add(start), head_layout.words()) };
             for position in sequence.positions_in(page) {
                 let row = sequence.first_row + position - sequence.past;
@@ -260,6 +276,37 @@ mod tests {
                 kv.import_page(1, &content);
                 assert!(!kv.is_zeroed(1), "it can be filled again");
             }
+        }
+    }
+
+    /// What is unsafe in [`KvCache::write_rows`] relies on this.
+    #[test]
+    fn a_step_writes_a_page_for_one_sequence_only() {
+        let layout = KvLayout { layers: 1, kv_heads: 1, head_dim: 16, format: KvFormat::Int16 };
+        let mut kv = KvCache::new(layout, 4);
+        let rows = |past: usize, rows: usize, pages: &[u32]| PagedRows {
+            first_row: 0,
+            rows,
+            past,
+            pages: pages.to_vec(),
+        };
+        // Sequences that all have one row, and whether they may run together.
+        let table = [
+            (vec![rows(0, 1, &[0]), rows(0, 1, &[1])], true),
+            // A page in common that is only read.
+            (vec![rows(32, 1, &[0, 1]), rows(40, 1, &[0, 2])], true),
+            (vec![rows(31, 1, &[0]), rows(31, 1, &[0])], false),
+            (vec![rows(31, 1, &[0, 1]), rows(32, 1, &[1, 0])], false),
+            (vec![rows(31, 2, &[3, 3])], false),
+            (vec![rows(0, 1, &[4])], false),
+        ];
+        for (sequences, may) in table {
+            let mut write = || {
+                let [k, v] = [(); 2].map(|()| Tensor::zeros(2, 16));
+                kv.write_rows(Isa::best(), &WorkerPool::new(1), 0, [&k, &v], &sequences);
+            };
+            let wrote = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut write)).is_ok();
+            assert_eq!(wrote, may, "{sequences:?}");
         }
     }
 }

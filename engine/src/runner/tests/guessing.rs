@@ -65,9 +65,11 @@ fn a_draft_model_changes_no_token() {
         seed: Some(3),
         ..SamplingParams::default()
     });
+    let labels = ["0", "1", "2", "3", "4"].map(str::to_owned);
     let rows = [(letters(), true), (repeats("q"), false), (half, false)];
     for (draft, is_right) in rows {
-        for (pages, clients) in [(400, 1), (400, 5), (9, 3)] {
+        // Clients that all say the same share the pages of their answers, too.
+        for (pages, clients, alike) in [(400, 1, false), (400, 5, false), (9, 3, false), (400, 5, true)] {
             for sampling in &sampling {
                 let run = |with_draft: bool, speculation| {
                     let model = chat_model(MockOptions::default());
@@ -90,7 +92,7 @@ fn a_draft_model_changes_no_token() {
                     let engine = Engine::start(vec![model], options).expect("a mock engine starts");
                     let ask = |client: usize| {
                         let prompt = "The same beginning of all of the prompts, and then ".repeat(2)
-                            + &client.to_string();
+                            + if alike { "alike" } else { &labels[client] };
                         let request =
                             Request { sampling: sampling.clone(), max_new_tokens: 90, ..request(&prompt) };
                         engine.submit(request).expect("the engine takes it")
@@ -104,6 +106,7 @@ fn a_draft_model_changes_no_token() {
                 for speculation in [Speculation::Always, Speculation::Adaptive] {
                     let (drafted, stats) = run(true, speculation);
                     assert_eq!(drafted, plain, "{pages} pages, {clients} clients, {sampling:?}");
+                    assert_eq!(stats.failed_requests, 0);
                     if is_right && speculation == Speculation::Always && sampling.temperature == 0.0 {
                         // Where a page ends the text guesses, which says too little to be right.
                         let (right, all) = (stats.accepted_guesses, stats.guessed_tokens);
