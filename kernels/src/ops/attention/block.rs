@@ -266,6 +266,8 @@ fn soften<S: Simd>(scores: &mut [Lanes], scales: &[Lanes], factor: f32) -> Found
         largest = S::larger(S::load(part), largest);
     }
     let max = S::largest(largest);
+    // A query of zeros is worth nothing, and what it does not see would weigh -inf · 0.
+    let factor = if factor == 0.0 { f32::MIN_POSITIVE } else { factor };
     let (mut total, mut weighted) = (S::splat(0.0), S::splat(0.0));
     for (part, scale) in scores.iter_mut().zip(scales) {
         let exponents = S::mul(S::sub(S::load(part), S::splat(max)), S::splat(factor));

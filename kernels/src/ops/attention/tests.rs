@@ -152,6 +152,37 @@ fn chunks_do_not_change_a_bit() {
     }
 }
 
+/// A query of zeros weighs all that it sees alike, and nothing else.
+#[test]
+fn a_query_of_zeros_gets_the_average() {
+    const ROWS: usize = 150;
+    let params = AttentionParams { heads: 2, kv_heads: 2, head_dim: 16, scale: 0.3, window: None };
+    let mut random = Seeded::new(5);
+    let pool = WorkerPool::new(1);
+    let [k, v] = [(); 2].map(|()| random_tensor(ROWS, 32, &mut random));
+    for (value, format) in [0.0, 1e-40].into_iter().flat_map(|value| KvFormat::ALL.map(|f| (value, f))) {
+        let mut q = Tensor::zeros(ROWS, 32);
+        q.values_mut().fill(value);
+        let layout = KvLayout { layers: 1, kv_heads: 2, head_dim: 16, format };
+        let pages: Vec<u32> = (0..ROWS.div_ceil(PAGE_TOKENS) as u32).collect();
+        let rows = PagedRows { first_row: 0, rows: ROWS, past: 0, pages };
+        let mut kv = KvCache::new(layout, rows.pages.len());
+        kv.write_rows(Isa::best(), &pool, 0, [&k, &v], std::slice::from_ref(&rows));
+        let column = |row: usize, column: usize| (0..=row).map(|r| v.row(r)[column]).sum::<f32>();
+        let expected: Vec<f32> =
+            (0..ROWS * 32).map(|i| column(i / 32, i % 32) / (i / 32 + 1) as f32).collect();
+        for_each_isa(|isa| {
+            let mut out = Tensor::default();
+            paged(isa, &pool, &q, &kv, 0, std::slice::from_ref(&rows), &params, &mut out);
+            let error = relative_error(out.values(), &expected);
+            assert!(error < error_max(format), "{value:e} on {isa}: {error:e}");
+            let all = AttentionSpan { queries: 0..ROWS, keys: 0..ROWS };
+            bidirectional(isa, &pool, [&q, &k, &v], &[all], &params, &mut out);
+            assert!(out.values().iter().all(|value| value.is_finite()), "{value:e} on {isa}");
+        });
+    }
+}
+
 #[test]
 fn bidirectional_attention_matches_the_formula() {
     let params = AttentionParams { heads: 4, kv_heads: 2, head_dim: 24, scale: 0.2, window: None };
