@@ -12,7 +12,7 @@ use crate::prompt::{ChatTemplate, RenderOptions};
 use crate::{Caller, EngineError};
 
 /// Counts changes of how keys and values are computed or laid out: what was stored before is of no use.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 
 /// How prefixes are kept.
 #[derive(Clone, Debug)]

@@ -22,6 +22,10 @@ pub(crate) const VALUE_ROWS: usize = PAGE_TOKENS / 2;
 /// no partial sum exceeds the product of lengths, each at most this and 0.5·√HEAD_DIM_MAX of rounding.
 const LENGTH: f32 = 32_700.0;
 
+/// Largest integer of a value in 16 bits. Two bits are left to the weights that values are multiplied by:
+/// an average of many needs them more.
+pub(crate) const VALUE_UNITS: f32 = 16_383.0;
+
 /// Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
@@ -156,8 +160,7 @@ fn store_key_16<S: Simd>(keys: &mut [u32], slot: usize, key: &[f32]) -> f32 {
 
 #[inline(always)]
 fn store_value_16<S: Simd>(values: &mut [u32], slot: usize, value: &[f32]) -> f32 {
-    const UNITS: f32 = 32_767.0;
-    let (scale, inverse) = scale_by_largest::<S>(value, UNITS);
+    let (scale, inverse) = scale_by_largest::<S>(value, VALUE_UNITS);
     let (shift, kept) = if slot < VALUE_ROWS { (0, 0xFFFF_0000) } else { (16, 0xFFFF) };
     let row_words = values.len() / VALUE_ROWS;
     let row = &mut values[slot % VALUE_ROWS * row_words..][..row_words];

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::kv::PAGE_TOKENS;
-use crate::kv::head::{HeadPage, ROUND, VALUE_ROWS};
+use crate::kv::head::{HeadPage, ROUND, VALUE_ROWS, VALUE_UNITS};
 use crate::simd::{LANES, Lanes, Pairs, Simd, exp2, per_isa};
 
 /// Pages that share one softmax step.
@@ -19,8 +19,12 @@ pub const STRIP_MAX: usize = 12;
 const PAGE_PARTS: usize = PAGE_TOKENS / LANES;
 const PARTS: usize = BLOCK_PAGES * PAGE_PARTS;
 
-/// What the integer weights of a block sum to: with values of 15 bits, any partial sum fits 32.
-const WEIGHT_UNITS: f32 = 32_700.0;
+/// What the integer weights of a block sum to at most: times values of 14 bits, any partial sum fits 32, with
+/// half a unit of rounding for each token. Even weights are good to 2^-11 each then.
+const WEIGHTS_SUM: f32 = 131_000.0;
+/// The largest of them.
+const WEIGHT_MAX: f32 = 32_767.0;
+const _: () = assert!((WEIGHTS_SUM as i64 + BLOCK_TOKENS as i64 / 2) * VALUE_UNITS as i64 <= i32::MAX as i64);
 
 /// Up to [`BLOCK_PAGES`] pages of a head, integers as words of two, and the position they begin at.
 #[derive(Clone, Copy, Default)]
@@ -268,21 +272,24 @@ fn soften<S: Simd>(scores: &mut [Lanes], scales: &[Lanes], factor: f32) -> Found
     let max = S::largest(largest);
     // A query of zeros is worth nothing, and what it does not see would weigh -inf · 0.
     let factor = if factor == 0.0 { f32::MIN_POSITIVE } else { factor };
-    let (mut total, mut weighted) = (S::splat(0.0), S::splat(0.0));
+    let (mut total, mut weighted, mut heaviest) = (S::splat(0.0), S::splat(0.0), S::splat(0.0));
     for (part, scale) in scores.iter_mut().zip(scales) {
         let exponents = S::mul(S::sub(S::load(part), S::splat(max)), S::splat(factor));
         let powers = exp2::<S>(exponents);
         let weights = S::mul(powers, S::load(scale));
         total = S::add(total, powers);
         weighted = S::add(weighted, weights);
+        heaviest = S::larger(weights, heaviest);
         S::store(weights, part);
     }
-    let weight = S::sum(weighted);
+    let (weight, heaviest) = (S::sum(weighted), S::largest(heaviest));
+    let units = (WEIGHTS_SUM / weight).min(WEIGHT_MAX / heaviest);
+    // What is not finite, or too small to matter, has no integers and stays in the unit.
+    let has_integers = weight > 1e-30 && units > 0.0;
     Found {
         running: Running { max: max * factor, sum: S::sum(total) },
-        // NaN compares false and stays in the unit.
-        inverse: if weight > 1e-30 { WEIGHT_UNITS / weight } else { 0.0 },
-        unit: weight / WEIGHT_UNITS,
+        inverse: if has_integers { units } else { 0.0 },
+        unit: if has_integers { 1.0 / units } else { weight },
     }
 }
 

@@ -7,12 +7,12 @@ use crate::pool::WorkerPool;
 use crate::tensor::Tensor;
 use crate::testing::{Seeded, for_each_isa, relative_error};
 
-/// Relative to the largest result. Weights of a block of 128 tokens are integers that sum to 32,700, so
-/// even ones are good to 2^-9 each; results here are averages of noise and show that in full.
+/// Relative to the largest result. Results here are averages of noise, which show the rounding of weights and
+/// values in full.
 fn error_max(format: KvFormat) -> f32 {
     match format {
-        KvFormat::Int16 => 2e-3,
-        KvFormat::Int8 => 4e-2,
+        KvFormat::Int16 => 5e-4,
+        KvFormat::Int8 => 1e-2,
     }
 }
 
@@ -67,7 +67,7 @@ fn check(case: &Case) {
             kv.zero_page(page);
         }
         let all = PagedRows { first_row: 0, rows: past + count, past: 0, pages: pages.clone() };
-        kv.write_rows(Isa::best(), &WorkerPool::new(2), 1, [&k, &v], &[all]);
+        kv.write_rows(Isa::best(), &WorkerPool::new(2), 1, [&k, &v], None, &[all]);
         for row in 0..count {
             for head in 0..heads {
                 let shared = head / (heads / kv_heads) * head_dim;
@@ -86,7 +86,7 @@ fn check(case: &Case) {
     for_each_isa(|isa| {
         for threads in [1, 3] {
             let mut out = Tensor::default();
-            paged(isa, &WorkerPool::new(threads), &q, &kv, 1, &rows, &params, &mut out);
+            paged(isa, &WorkerPool::new(threads), &q, None, &kv, 1, &rows, &params, &mut out);
             let error = relative_error(out.values(), &expected);
             assert!(error < error_max(format), "{heads}/{kv_heads}x{head_dim} on {isa}: {error:e}");
             let reference = reference.get_or_insert_with(|| out.values().to_vec());
@@ -137,15 +137,15 @@ fn chunks_do_not_change_a_bit() {
         let pages: Vec<u32> = (0..ROWS.div_ceil(PAGE_TOKENS) as u32).collect();
         let whole = PagedRows { first_row: 0, rows: ROWS, past: 0, pages: pages.clone() };
         let mut kv = KvCache::new(layout, pages.len());
-        kv.write_rows(Isa::best(), &pool, 0, [&k, &v], std::slice::from_ref(&whole));
+        kv.write_rows(Isa::best(), &pool, 0, [&k, &v], None, std::slice::from_ref(&whole));
         let mut expected = Tensor::default();
-        paged(Isa::best(), &pool, &q, &kv, 0, &[whole], &params, &mut expected);
+        paged(Isa::best(), &pool, &q, None, &kv, 0, &[whole], &params, &mut expected);
         for (past, rows) in [(0, 1), (5, 3), (100, 17), (511, 1), (512, 50), (699, 1)] {
             let mut part = Tensor::zeros(rows, q.columns());
             part.values_mut().copy_from_slice(&q.values()[past * q.columns()..][..rows * q.columns()]);
             let chunk = PagedRows { first_row: 0, rows, past, pages: pages.clone() };
             let mut out = Tensor::default();
-            paged(Isa::best(), &pool, &part, &kv, 0, &[chunk], &params, &mut out);
+            paged(Isa::best(), &pool, &part, None, &kv, 0, &[chunk], &params, &mut out);
             let same = &expected.values()[past * q.columns()..][..rows * q.columns()];
             assert!(out.values() == same, "{rows} rows after {past}, {}", format.name());
         }
