@@ -191,7 +191,7 @@ impl MockDecoder {
             *key = (token + 1) as f32;
         }
         self.values.values_mut().fill(1.0);
-        self.device.kv_write(kv, 0, &self.keys, &self.values, &batch.sequences);
+        self.device.kv_write(kv, 0, &self.keys, &self.values, None, &batch.sequences);
     }
 
     /// The first `length` tokens of a sequence, out of its pages; 0 where nothing was written.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::kv::{KvCache, KvFormat, KvLayout, PagedRows};
 use crate::matmul::{self, Input, Linear, Precision, SendPtr};
 use crate::memory::Arena;
-use crate::ops::{AttentionParams, AttentionSpan, attention, norm, rope};
+use crate::ops::{AttentionParams, AttentionSpan, HeadTurn, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
@@ -161,13 +161,6 @@ impl Device {
         }
     }
 
-    /// x = x / √(mean(x²) + eps) · weight, over groups of `weight.len()` values: whole rows, or each head of
-    /// a row.
-    pub fn rms_norm(&self, x: &mut Tensor, weight: &Vector, eps: f32) {
-        assert!(x.columns().is_multiple_of(weight.len()));
-        self.over_rows(x, &|_, row| norm::rms_norm(self.isa, row, weight.values(), eps));
-    }
-
     /// x = (x - mean) / √(variance + eps) · weight + bias, row by row.
     pub fn layer_norm(&self, x: &mut Tensor, weight: &Vector, bias: &Vector, eps: f32) {
         assert_eq!((weight.len(), bias.len()), (x.columns(), x.columns()));
@@ -191,23 +184,33 @@ impl Device {
         });
     }
 
-    /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`) in their sequences' pages.
-    pub fn kv_write(&self, kv: &mut KvCache, layer: usize, k: &Tensor, v: &Tensor, sequences: &[PagedRows]) {
-        kv.write_rows(self.isa, &self.pool, layer, [k, v], sequences);
+    /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`) in their sequences' pages; keys are
+    /// turned on the way.
+    pub fn kv_write(
+        &self,
+        kv: &mut KvCache,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        turn: Option<&HeadTurn<'_>>,
+        sequences: &[PagedRows],
+    ) {
+        kv.write_rows(self.isa, &self.pool, layer, [k, v], turn, sequences);
     }
 
     /// Causal attention of a step's queries (`rows` x `heads * head_dim`) over their sequences' pages,
-    /// which already hold this step's keys and values. `out` takes q's shape.
+    /// which already hold this step's keys and values. Queries are turned on the way; `out` takes q's shape.
     pub fn attention(
         &self,
         q: &Tensor,
+        turn: Option<&HeadTurn<'_>>,
         kv: &KvCache,
         layer: usize,
         sequences: &[PagedRows],
         params: &AttentionParams,
         out: &mut Tensor,
     ) {
-        attention::paged(self.isa, &self.pool, q, kv, layer, sequences, params, out);
+        attention::paged(self.isa, &self.pool, q, turn, kv, layer, sequences, params, out);
     }
 
     /// Attention of encoders: each span's queries, rows of q, see all of its keys, rows of k and v. `out`

@@ -45,7 +45,7 @@ pub use kv::{KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
 pub use matmul::{Addend, Input, Linear, Precision};
 pub use memory::{SharedBytes, WeakBytes};
-pub use ops::{Activation, AttentionParams, AttentionSpan, HEAD_DIM_MAX};
+pub use ops::{Activation, AttentionParams, AttentionSpan, HEAD_DIM_MAX, HeadTurn};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};
 pub use tensor::{Table, Tensor, Vector, WeightView};

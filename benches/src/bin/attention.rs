@@ -70,7 +70,7 @@ impl Run {
         );
         for layer in 0..layout.layers {
             for past in (0..context).step_by(ROWS) {
-                device.kv_write(&mut kv, layer, &k, &v, &[rows_after(past, ROWS)]);
+                device.kv_write(&mut kv, layer, &k, &v, None, &[rows_after(past, ROWS)]);
             }
         }
         Run { device, params, kv }
@@ -85,7 +85,7 @@ impl Run {
             .map(|_| {
                 let start = Instant::now();
                 for layer in 0..LAYERS {
-                    self.device.attention(&q, &self.kv, layer, &sequences, &self.params, &mut out);
+                    self.device.attention(&q, None, &self.kv, layer, &sequences, &self.params, &mut out);
                 }
                 start.elapsed().as_secs_f64() / LAYERS as f64
             })

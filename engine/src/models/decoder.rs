@@ -9,8 +9,8 @@
 use std::mem::swap;
 
 use kernels::{
-    Activation, Addend, AttentionParams, Device, Input, KvCache, KvLayout, Linear, RopeStyle, RopeTable,
-    Table, Tensor, Vector,
+    Activation, Addend, AttentionParams, Device, HeadTurn, Input, KvCache, KvLayout, Linear, RopeStyle,
+    RopeTable, Table, Tensor, Vector,
 };
 
 use crate::EngineError;
@@ -342,23 +342,25 @@ impl Step<'_> {
     /// attended = attention(norm(x)), and this step's keys and values into the cache; first x takes up what
     /// the layer `before` adds.
     fn attend(&self, layer: &Layer, index: usize, before: Option<&Layer>, kv: &mut KvCache, s: &mut Scratch) {
-        let Step { device, eps, batch, .. } = *self;
-        let head_dim = self.attention.head_dim;
+        let Step { device, batch, .. } = *self;
         let addend = before.map(|layer| addend_after(layer, &s.delta));
         device.linear(
             self.normed(&mut s.x, addend, &layer.attention_norm),
             &mut [(&layer.query, &mut s.q), (&layer.key, &mut s.k), (&layer.value, &mut s.v)],
         );
-        if let Some((q_norm, k_norm)) = &layer.head_norms {
-            device.rms_norm(&mut s.q, q_norm, eps);
-            device.rms_norm(&mut s.k, k_norm, eps);
-        }
-        let (style, angles) = (self.ropes[layer.rope].style, &s.angles[layer.rope]);
-        device.rope(&mut s.q, head_dim, style, angles);
-        device.rope(&mut s.k, head_dim, style, angles);
-        device.kv_write(kv, index, &s.k, &s.v, &batch.sequences);
+        let (q_norm, k_norm) = layer.head_norms.as_ref().map(|(q, k)| (q, k)).unzip();
+        let angles = &s.angles[layer.rope];
+        let k_turn = self.turn(layer, k_norm, angles);
+        device.kv_write(kv, index, &s.k, &s.v, Some(&k_turn), &batch.sequences);
         let params = AttentionParams { window: layer.window, ..self.attention };
-        device.attention(&s.q, kv, index, &batch.sequences, &params, &mut s.attended);
+        let (q_turn, out) = (self.turn(layer, q_norm, angles), &mut s.attended);
+        device.attention(&s.q, Some(&q_turn), kv, index, &batch.sequences, &params, out);
+    }
+
+    /// What is done to the heads of q or k.
+    fn turn<'a>(&self, layer: &Layer, gain: Option<&'a Vector>, angles: &'a Tensor) -> HeadTurn<'a> {
+        let norm = gain.map(|gain| (gain, self.eps));
+        HeadTurn { norm, style: self.ropes[layer.rope].style, angles }
     }
 
     /// delta = feed_forward(norm(x)), after x took up what attention adds.

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use crate::Isa;
 use crate::matmul::SendPtr;
+use crate::ops::{HEAD_DIM_MAX, HeadTurn};
 use crate::pool::WorkerPool;
 use crate::tensor::Tensor;
 
@@ -210,7 +211,8 @@ impl KvCache {
         once
     }
 
-    /// Stores a step's keys and values (`rows` x `kv_heads * head_dim`); heads and pages in parallel.
+    /// Stores a step's keys, turned, and values (`rows` x `kv_heads * head_dim`); heads and pages in
+    /// parallel.
     ///
     /// # Panics
     /// When two sequences write to one page, or to one that is not there.
@@ -220,11 +222,15 @@ impl KvCache {
         pool: &WorkerPool,
         layer: usize,
         [k, v]: [&Tensor; 2],
+        turn: Option<&HeadTurn<'_>>,
         sequences: &[PagedRows],
     ) {
         let KvLayout { kv_heads, head_dim, layers, .. } = self.layout;
         assert!(layer < layers && k.columns() == kv_heads * head_dim && v.columns() == k.columns());
         assert!(self.writes_each_page_once(sequences), "a page has one writer");
+        if let Some(turn) = turn {
+            turn.check(k.rows(), head_dim);
+        }
         let (stride, head_layout) = (self.page_stride(), self.layout.head());
         let words = SendPtr(self.words.as_mut_ptr());
         let write = |mut item: usize| {
@@ -237,17 +243,24 @@ impl KvCache {
             // SAFETY: the page is below `pages`, (layer, head) inside it, and the page touched once in all
             // `sequences`, all checked above; so each head's part of a page is one item's alone.
             let part = unsafe { std::slice::from_raw_parts_mut(words.get().add(start), head_layout.words()) };
+            let mut room = [0.0; HEAD_DIM_MAX];
             for position in sequence.positions_in(page) {
                 let row = sequence.first_row + position - sequence.past;
-                let values = row * k.columns() + head * head_dim..row * k.columns() + (head + 1) * head_dim;
-                let (key, value) = (&k.values()[values.clone()], &v.values()[values]);
+                let columns = head * head_dim..(head + 1) * head_dim;
+                let (mut key, value) = (&k.row(row)[columns.clone()], &v.row(row)[columns]);
+                if let Some(turn) = turn {
+                    let turned = &mut room[..head_dim];
+                    turned.copy_from_slice(key);
+                    turn.apply(isa, row, turned);
+                    key = turned;
+                }
                 head::store(isa, part, &head_layout, position % PAGE_TOKENS, key, value);
             }
         };
         let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
         let items = kv_heads * sequences.iter().map(|sequence| sequence.touched_pages().len()).sum::<usize>();
         // Few rows are written sooner than handed out.
-        if rows * head_dim * kv_heads < 8192 {
+        if rows * head_dim * kv_heads < 2048 {
             (0..items).for_each(write);
         } else {
             pool.dynamic(items, &write);
@@ -303,7 +316,7 @@ mod tests {
         for (sequences, may) in table {
             let mut write = || {
                 let [k, v] = [(); 2].map(|()| Tensor::zeros(2, 16));
-                kv.write_rows(Isa::best(), &WorkerPool::new(1), 0, [&k, &v], &sequences);
+                kv.write_rows(Isa::best(), &WorkerPool::new(1), 0, [&k, &v], None, &sequences);
             };
             let wrote = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut write)).is_ok();
             assert_eq!(wrote, may, "{sequences:?}");

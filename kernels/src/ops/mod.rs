@@ -7,3 +7,4 @@ pub mod rope;
 
 pub use activation::Activation;
 pub use attention::{AttentionParams, AttentionSpan, HEAD_DIM_MAX};
+pub use rope::HeadTurn;

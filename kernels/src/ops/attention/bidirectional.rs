@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::AttentionParams;
-use super::tile::{Pages, Query, TILE_QUERIES, finish, with_tile};
+use super::tile::{Pages, TILE_QUERIES, finish, with_tile};
 use crate::Isa;
 use crate::kv::head::store;
 use crate::kv::{AlignedWords, HeadLayout, KvFormat, PAGE_TOKENS};
@@ -90,9 +90,9 @@ fn attend_head(
     for first in (0..queries).step_by(TILE_QUERIES) {
         let count = TILE_QUERIES.min(queries - first);
         with_tile(|tile| {
-            let query = |n| Query {
-                values: &q.values()[start_of(first + n)..][..head_dim],
-                seen: 0..span.keys.len(),
+            let query = |n, values: &mut [f32]| {
+                values.copy_from_slice(&q.values()[start_of(first + n)..][..head_dim]);
+                0..span.keys.len()
             };
             tile.load(isa, pages.layout, params.scale, count, query);
             let total = tile.attend(isa, pages, tile.segments());

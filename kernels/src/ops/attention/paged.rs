@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::AttentionParams;
 use super::block::{Running, STRIP_MAX};
-use super::tile::{Pages, Query, SEGMENT_TOKENS, TILE_QUERIES, Tile, finish, merge, with_tile};
+use super::tile::{Pages, SEGMENT_TOKENS, TILE_QUERIES, Tile, finish, merge, with_tile};
 use crate::Isa;
 use crate::kv::{KvCache, PagedRows};
 use crate::matmul::SendPtr;
+use crate::ops::HeadTurn;
 use crate::pool::WorkerPool;
 use crate::tensor::Tensor;
 
@@ -91,12 +92,16 @@ pub fn paged(
     isa: Isa,
     pool: &WorkerPool,
     q: &Tensor,
+    turn: Option<&HeadTurn<'_>>,
     kv: &KvCache,
     layer: usize,
     sequences: &[PagedRows],
     params: &AttentionParams,
     out: &mut Tensor,
 ) {
+    if let Some(turn) = turn {
+        turn.check(q.rows(), params.head_dim);
+    }
     out.reshape(q.rows(), params.heads * params.head_dim);
     assert_eq!(q.columns(), out.columns());
     let apart = |pair: &[PagedRows]| pair[0].first_row + pair[0].rows <= pair[1].first_row;
@@ -107,6 +112,7 @@ pub fn paged(
         let call = Call {
             isa,
             q,
+            turn,
             kv,
             layer,
             sequences,
@@ -139,6 +145,7 @@ pub fn paged(
 struct Call<'a> {
     isa: Isa,
     q: &'a Tensor,
+    turn: Option<&'a HeadTurn<'a>>,
     kv: &'a KvCache,
     layer: usize,
     sequences: &'a [PagedRows],
@@ -181,13 +188,13 @@ impl Call<'_> {
 
     fn load(&self, tile: &mut Tile, sequence: usize, kv_head: usize, queries: Range<usize>) {
         let past = self.sequences[sequence].past;
-        let query = |n| {
+        let query = |n, values: &mut [f32]| {
             let (row, column) = self.place(sequence, kv_head, queries.start + n);
-            let position = past + row - self.sequences[sequence].first_row;
-            Query {
-                values: &self.q.row(row)[column..][..self.params.head_dim],
-                seen: self.params.seen(position),
+            values.copy_from_slice(&self.q.row(row)[column..][..self.params.head_dim]);
+            if let Some(turn) = self.turn {
+                turn.apply(self.isa, row, values);
             }
+            self.params.seen(past + row - self.sequences[sequence].first_row)
         };
         tile.load(self.isa, self.kv.layout().head(), self.params.scale, queries.len(), query);
     }

@@ -167,13 +167,13 @@ fn a_query_of_zeros_gets_the_average() {
         let pages: Vec<u32> = (0..ROWS.div_ceil(PAGE_TOKENS) as u32).collect();
         let rows = PagedRows { first_row: 0, rows: ROWS, past: 0, pages };
         let mut kv = KvCache::new(layout, rows.pages.len());
-        kv.write_rows(Isa::best(), &pool, 0, [&k, &v], std::slice::from_ref(&rows));
+        kv.write_rows(Isa::best(), &pool, 0, [&k, &v], None, std::slice::from_ref(&rows));
         let column = |row: usize, column: usize| (0..=row).map(|r| v.row(r)[column]).sum::<f32>();
         let expected: Vec<f32> =
             (0..ROWS * 32).map(|i| column(i / 32, i % 32) / (i / 32 + 1) as f32).collect();
         for_each_isa(|isa| {
             let mut out = Tensor::default();
-            paged(isa, &pool, &q, &kv, 0, std::slice::from_ref(&rows), &params, &mut out);
+            paged(isa, &pool, &q, None, &kv, 0, std::slice::from_ref(&rows), &params, &mut out);
             let error = relative_error(out.values(), &expected);
             assert!(error < error_max(format), "{value:e} on {isa}: {error:e}");
             let all = AttentionSpan { queries: 0..ROWS, keys: 0..ROWS };

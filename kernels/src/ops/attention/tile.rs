@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::HEAD_DIM_MAX;
 use super::block::{BLOCK_PAGES, BLOCK_TOKENS, Block, Running, Strip, Weights, attend, strip_width};
 use crate::Isa;
 use crate::kv::head::to_pairs;
@@ -18,13 +19,6 @@ pub const TILE_QUERIES: usize = 48;
 
 /// Positions whose softmax is computed apart.
 pub const SEGMENT_TOKENS: usize = 4 * BLOCK_TOKENS;
-
-/// One query, and the positions it sees.
-#[derive(Clone)]
-pub struct Query<'a> {
-    pub values: &'a [f32],
-    pub seen: Range<usize>,
-}
 
 /// Where keys and values of a head are, page by page.
 #[derive(Clone, Copy)]
@@ -97,14 +91,15 @@ impl Tile {
         }
     }
 
-    /// Takes up queries, at most [`TILE_QUERIES`].
-    pub fn load<'q>(
+    /// Takes up queries, at most [`TILE_QUERIES`]: `query(n, values)` writes the values of the n-th and
+    /// returns the positions it sees.
+    pub fn load(
         &mut self,
         isa: Isa,
         layout: HeadLayout,
         scale: f32,
         count: usize,
-        query: impl Fn(usize) -> Query<'q>,
+        query: impl Fn(usize, &mut [f32]) -> Range<usize>,
     ) {
         assert!(count <= TILE_QUERIES);
         let pairs = layout.pairs();
@@ -112,15 +107,16 @@ impl Tile {
         self.words.resize(count * pairs, 0);
         self.factors.clear();
         self.seen.clear();
+        let mut room = [0.0; HEAD_DIM_MAX];
+        let values = &mut room[..layout.head_dim];
         let mut at = 0;
         while at < count {
             let width = strip_width(isa, count - at);
             let words = &mut self.words[at * pairs..][..width * pairs];
             for n in 0..width {
-                let Query { values, seen } = query(at + n);
+                self.seen.push(query(at + n, values));
                 let unit = load_query(isa, values, &mut words[n..], width);
                 self.factors.push(unit * scale * std::f32::consts::LOG2_E);
-                self.seen.push(seen);
             }
             at += width;
         }
@@ -220,7 +216,7 @@ per_isa!(fn load_query = load_query_body(query: &[f32], words: &mut [u32], strid
 /// Writes a query's integers to every `stride`-th word; returns what a unit of them is worth.
 #[inline(always)]
 fn load_query_body<S: Simd>(query: &[f32], words: &mut [u32], stride: usize) -> f32 {
-    let mut codes = [0; super::HEAD_DIM_MAX / 2];
+    let mut codes = [0; HEAD_DIM_MAX / 2];
     let codes = &mut codes[..query.len().div_ceil(2)];
     let unit = to_pairs::<S>(query, codes);
     for (word, code) in words.iter_mut().step_by(stride).zip(codes) {
