@@ -50,6 +50,8 @@ LABELS = {
     "last_tenth_rss_bytes": "the same, last tenth, MB",
     "pages_held_after": "pages still held afterwards",
     "alone_p99_s": "alone, p99, ms",
+    "alone_median_s": "alone, median, ms",
+    "beside_median_s": "beside it, median, ms",
     "beside_greedy_p99_s": "first token beside the greedy caller, p99, ms",
     "beside_greedy_median_s": "the same, median, ms",
     "of_fair_share": "of twice the time alone, its fair share",

@@ -238,7 +238,7 @@ impl EmbeddingRunner {
     fn end_pass(&mut self, inbox: &Inbox, counters: &mut Counters) {
         counters.steps += 1;
         counters.embedded_tokens += self.pass.tokens as u64;
-        self.pace.observe(self.pass.tokens, self.pass.took);
+        self.pace.observe(self.pass.tokens, 0, self.pass.took);
         for (row, Place { job: id, input }) in self.pass.places.drain(..).enumerate() {
             // It may have been cancelled in the meantime.
             let Some(job) = self.jobs.get_mut(&id) else { continue };

@@ -64,7 +64,7 @@ impl HeldModel {
                 ModelRunner::Generate(Box::new(runner))
             }
             Network::Encoder(network) => {
-                ModelRunner::Embed(EmbeddingRunner::new(network, options.embed_step_tokens_max))
+                ModelRunner::Embed(Box::new(EmbeddingRunner::new(network, options.embed_step_tokens_max)))
             }
         };
         let place = Place { residents, instance: served.instance };

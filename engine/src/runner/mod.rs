@@ -69,7 +69,7 @@ pub(crate) struct Runner {
 
 enum ModelRunner {
     Generate(Box<GenerationRunner>),
-    Embed(EmbeddingRunner),
+    Embed(Box<EmbeddingRunner>),
 }
 
 /// What was done since the start.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::sequence::{Sequence, SequenceId, Weakness};
 use super::{Actions, Scheduler};
 
-/// One place and one page in so many are kept for principals that have nothing running.
+/// One place and one page in so many are kept for principals that have less than that running.
 const KEPT_FRACTION: usize = 8;
 
 impl Scheduler {
@@ -63,14 +63,15 @@ impl Scheduler {
         needed + promised + self.running.len() + pages_kept <= self.pool.free()
     }
 
-    /// Places and pages that `sequence` must leave free, so that who has nothing running finds room
+    /// Places and pages that `sequence` must leave free, so that who has less running than is kept finds room
     /// however long others' answers are.
     fn kept_for_newcomers(&self, sequence: &Sequence) -> (usize, usize) {
         let alone = self.fairness.known() < 2;
-        if alone || sequence.admitted || self.fairness.running(sequence.account) == 0 {
+        let kept = self.limits.running_sequences_max / KEPT_FRACTION;
+        if alone || sequence.admitted || self.fairness.running(sequence.account) < kept.max(1) {
             return (0, 0);
         }
-        (self.limits.running_sequences_max / KEPT_FRACTION, self.limits.pages / KEPT_FRACTION)
+        (kept, self.limits.pages / KEPT_FRACTION)
     }
 
     /// Of those that may be chosen, the one that gives way first.

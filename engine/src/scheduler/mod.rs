@@ -197,6 +197,8 @@ pub struct Scheduler {
     pool: PagePool,
     pace: Pace,
     price: Price,
+    /// Tokens before those of the last step, summed over them.
+    step_pairs: usize,
     fairness: Fairness,
     disk: Disk,
     /// Of the last step.
@@ -223,6 +225,7 @@ impl Scheduler {
             limits,
             pace: Pace::default(),
             price: Price::default(),
+            step_pairs: 0,
             fairness: Fairness::default(),
             disk: Disk::default(),
             now: Duration::ZERO,
@@ -238,6 +241,8 @@ impl Scheduler {
         self.fairness.begin_step(now);
         while self.admit_next(now, &mut actions) {}
         self.plan(&mut actions);
+        let pairs = |rows: &kernels::PagedRows| rows.rows * rows.past + rows.rows * rows.rows / 2;
+        self.step_pairs = actions.batch.sequences.iter().map(pairs).sum();
         let idle = actions.batch.tokens.is_empty();
         let scrub = if idle { self.limits.idle_scrub_pages_max } else { self.limits.scrub_pages_max };
         self.pool.scrub(scrub, &mut actions.zero);
@@ -343,7 +348,7 @@ impl Scheduler {
                 }
             }
             SchedulerEvent::Ran { rows, took } => {
-                self.pace.observe(rows, took);
+                self.pace.observe(rows, self.step_pairs, took);
                 self.price.observe(self.fairness.step_costs().map(|(_, cost)| cost).sum(), took);
                 self.seal_filled_pages();
             }

@@ -1,6 +1,7 @@
 //! One step's rows: decodes first, then chunks of prompts; pages for them; the batch.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use kernels::{PAGE_TOKENS, PagedRows};
 
@@ -9,6 +10,13 @@ use super::prefix::Candidate;
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Output, OutputKind, Scheduler};
 use crate::pages::ChainHash;
+
+/// How often a step's tokens are shared out again, fewer of them, because they would take too long. Who gets
+/// less may leave more to another whose tokens are slower.
+const SHARING_ROUNDS: usize = 2;
+
+/// Fewest prompt tokens of a step, however much is before them.
+const CHUNK_MIN: usize = 8;
 
 /// Rows granted to a sequence in this step, and guesses that follow them.
 struct Grant {
@@ -57,12 +65,12 @@ impl Scheduler {
     /// Chunks of the prompts being prefilled, out of what the decodes leave of the budget.
     fn grant_prefills(&mut self, grants: &mut Vec<Grant>, actions: &mut Actions) {
         let decodes = grants.iter().map(|grant| grant.rows + grant.guesses).sum();
-        let mut budget = self.prefill_budget(decodes);
+        let (mut budget, time_max) = self.prefill_budget(decodes);
         let order = self.prefill_order();
         let candidates = self.candidates(order);
         let (leaders, followers) =
             candidates.split_at(candidates.partition_point(|candidate| candidate.follows.is_none()));
-        let rows = self.share_out(leaders, &mut budget);
+        let rows = self.share_out_within(leaders, &mut budget, time_max);
         // Names of the pages that are being computed in this step.
         let mut begun = HashSet::new();
         for (leader, rows) in leaders.iter().zip(rows) {
@@ -76,6 +84,37 @@ impl Scheduler {
                 budget -= self.grant(follower, rows, &mut begun, grants, actions);
             }
         }
+    }
+
+    /// The same as [`Scheduler::share_out`], of fewer tokens where those before them make them slow.
+    fn share_out_within(
+        &mut self,
+        candidates: &[Candidate],
+        budget: &mut usize,
+        time_max: Duration,
+    ) -> Vec<usize> {
+        let whole = *budget;
+        let mut rows = self.share_out(candidates, budget);
+        for _ in 0..SHARING_ROUNDS {
+            let (tokens, pairs) = self.rows_and_pairs(candidates, &rows);
+            let part = time_max.as_secs_f64() / self.pace.seconds_after(tokens, pairs).max(1e-9);
+            *budget = ((tokens as f64 * part) as usize).max(CHUNK_MIN).min(whole);
+            if part >= 1.0 || *budget >= tokens {
+                *budget = whole - tokens;
+                break;
+            }
+            rows = self.share_out(candidates, budget);
+        }
+        rows
+    }
+
+    /// Rows of a step, and tokens before them, summed over them.
+    fn rows_and_pairs(&self, candidates: &[Candidate], rows: &[usize]) -> (usize, usize) {
+        let pairs = candidates.iter().zip(rows).map(|(candidate, &rows)| {
+            let past = self.running[&candidate.id].computed;
+            rows * past + rows * rows / 2
+        });
+        (rows.iter().sum(), pairs.sum())
     }
 
     /// How many rows each of these prompts gets. Those of an account stand together.
@@ -139,16 +178,17 @@ impl Scheduler {
         rows
     }
 
-    /// Prompt tokens for a step with so many decodes.
-    fn prefill_budget(&self, decodes: usize) -> usize {
+    /// Prompt tokens for a step with so many decodes, and what they may take.
+    fn prefill_budget(&self, decodes: usize) -> (usize, Duration) {
         let limits = &self.limits;
-        match decodes {
-            0 => self.pace.tokens_within(limits.prefill_time_max, limits.step_tokens_max),
+        let (tokens_max, time_max) = match decodes {
+            0 => (limits.step_tokens_max, limits.prefill_time_max),
             _ => {
                 let tokens_max = limits.mixed_prefill_tokens_max.min(limits.step_tokens_max - decodes);
-                self.pace.tokens_within(limits.mixed_prefill_time_max, tokens_max)
+                (tokens_max, limits.mixed_prefill_time_max)
             }
-        }
+        };
+        (self.pace.tokens_within(time_max, tokens_max), time_max)
     }
 
     /// Accounts by what was computed for them, so that who goes first computes what several begin with.

@@ -506,7 +506,7 @@ fn chunks_shrink_to_the_time_a_step_may_take() {
         let ran = SchedulerEvent::Ran { rows, took: Duration::from_millis(4) * rows as u32 };
         rows = scheduler.step(Duration::ZERO, [ran]).batch.tokens.len();
     }
-    assert_eq!(rows, 50);
+    assert!((49..=52).contains(&rows), "{rows} rows of 4 ms in 200 ms");
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl Fairness {
     /// Forgets who is long gone and takes note of who waits. Once a step.
     pub fn begin_step(&mut self, now: Duration) {
         self.floors.watch(now, self.waiting_bands());
+        self.prompts.begin_step();
         for id in self.served.drain(..) {
             self.accounts[id.index()].step_cost = 0;
         }

@@ -4,8 +4,8 @@
 use super::{AccountId, BANDS, BandSet, Fairness};
 use crate::Band;
 
-/// Prompts within this many tokens of service of the least served go shortest first: many answers begin
-/// sooner, and the counters drift apart by no more than this.
+/// Prompts within this many tokens of service of the least served go newcomers first, then shortest first:
+/// many answers begin sooner, and the counters drift apart by no more than this.
 const DEFICIT_MAX: u64 = 512;
 
 /// Given out at a time.
@@ -23,12 +23,20 @@ pub struct PromptClaim {
 pub(super) struct Prompts {
     /// Ascending.
     accounts: Vec<AccountId>,
+    /// Those of them who had none in the step before.
+    newcomers: Vec<AccountId>,
+    /// Whether that is known of the step being planned.
+    known: bool,
     bands: BandSet,
     /// Counter of the least served among them, by band: where newcomers begin.
     least: [u64; BANDS.len()],
 }
 
 impl Prompts {
+    pub fn begin_step(&mut self) {
+        self.known = false;
+    }
+
     pub fn bands(&self) -> BandSet {
         self.bands
     }
@@ -36,9 +44,11 @@ impl Prompts {
 
 impl Fairness {
     /// Shares `budget` tokens of a step among accounts, one claim each. Returns what each of `claims`
-    /// gets.
+    /// gets. May be asked again in the same step.
     pub fn share(&mut self, claims: &[PromptClaim], budget: usize) -> Vec<usize> {
-        self.lift_newcomers(claims);
+        if !std::mem::replace(&mut self.prompts.known, true) {
+            self.lift_newcomers(claims);
+        }
         let mut open: Vec<Open> = claims.iter().map(|claim| self.open_claim(claim)).collect();
         let mut left = budget;
         while left > 0 {
@@ -77,8 +87,10 @@ impl Fairness {
         for (least, continuing) in self.prompts.least.iter_mut().zip(continuing) {
             *least = continuing.unwrap_or(*least);
         }
-        for claim in claims.iter().filter(|claim| is_newcomer(&self.prompts, claim)) {
-            let account = &mut self.accounts[claim.account.index()];
+        let newcomers = claims.iter().filter(|claim| is_newcomer(&self.prompts, claim));
+        self.prompts.newcomers = newcomers.map(|claim| claim.account).collect();
+        for id in &self.prompts.newcomers {
+            let account = &mut self.accounts[id.index()];
             account.computed = account.computed.max(self.prompts.least[account.band as usize]);
         }
         self.prompts.accounts.clear();
@@ -90,6 +102,7 @@ impl Fairness {
         let account = &self.accounts[claim.account.index()];
         Open {
             band: account.band as usize,
+            is_newcomer: self.prompts.newcomers.contains(&claim.account),
             wanted: claim.tokens,
             given: 0,
             computed: account.computed,
@@ -105,7 +118,8 @@ impl Fairness {
         let candidates = || open.iter().enumerate().filter(|(_, c)| c.band == band && c.wanted > 0);
         let least = candidates().map(|(_, claim)| claim.computed).min()?;
         let near = |(_, claim): &(usize, &Open)| claim.computed <= least.saturating_add(claim.deficit);
-        let in_turn = candidates().filter(near).min_by_key(|(_, claim)| (claim.wanted, claim.computed));
+        let order = |(_, claim): &(usize, &Open)| (!claim.is_newcomer, claim.wanted, claim.computed);
+        let in_turn = candidates().filter(near).min_by_key(order);
         in_turn.map(|(index, _)| index)
     }
 }
@@ -113,6 +127,7 @@ impl Fairness {
 /// A claim while tokens are given out.
 struct Open {
     band: usize,
+    is_newcomer: bool,
     wanted: usize,
     given: usize,
     /// The account's counter, what was given here included.
