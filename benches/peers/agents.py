@@ -48,6 +48,8 @@ LABELS = {
     "last_tenth_p99_s": "the same, last tenth, ms",
     "second_tenth_rss_bytes": "memory (RSS), second tenth, MB",
     "last_tenth_rss_bytes": "the same, last tenth, MB",
+    "second_tenth_pages": "pages taken, second tenth",
+    "last_tenth_pages": "the same, last tenth",
     "pages_held_after": "pages still held afterwards",
     "alone_p99_s": "alone, p99, ms",
     "alone_median_s": "alone, median, ms",

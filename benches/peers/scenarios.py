@@ -146,14 +146,16 @@ def conversations(lab: Lab) -> dict[str, float]:
 # Soak: clients come, go, and leave in the middle.
 
 SOAK_CLIENTS, SOAK_WINDOWS, CANCELLED = 32, 10, 0.3
+# Small enough to be full of cached pages within the first tenth: from then on memory has to stand still.
+SOAK_KV_MIB = 512
 
 
 def soak(lab: Lab) -> dict[str, float]:
     """First and last tenth of the time beside each other: nothing may grow."""
     ends = threading.Event()
     tenths: list[list[float]] = [[] for _ in range(SOAK_WINDOWS)]
-    rss = [0] * SOAK_WINDOWS
-    with lab.server() as server:
+    rss, pages = [0] * SOAK_WINDOWS, [0] * SOAK_WINDOWS
+    with lab.server("--set", f"engine.kv_mib={SOAK_KV_MIB}") as server:
         started = time.perf_counter()
 
         def tenth(moment: float) -> int:
@@ -176,6 +178,7 @@ def soak(lab: Lab) -> dict[str, float]:
             while not ends.wait(min(1.0, lab.soak_s / SOAK_WINDOWS / 4)):
                 now = time.perf_counter()
                 rss[tenth(now)] = max(rss[tenth(now)], server.rss_bytes())
+                pages[tenth(now)] = max(pages[tenth(now)], pages_taken(server))
                 if now - started > lab.soak_s:
                     ends.set()
             return 0
@@ -188,7 +191,14 @@ def soak(lab: Lab) -> dict[str, float]:
         "last_tenth_p99_s": p99(tenths[-1]),
         "second_tenth_rss_bytes": rss[1],
         "last_tenth_rss_bytes": rss[-1],
+        "second_tenth_pages": pages[1],
+        "last_tenth_pages": pages[-1],
     } | after
+
+
+def pages_taken(server: Server) -> int:
+    """Pages that sequences hold and those kept for prompts to come."""
+    return int(sum(server.metric(f"janus_engine_kv_pages_{kind}") for kind in ("used", "cached")))
 
 
 def pages_left(server: Server) -> dict[str, float]:
