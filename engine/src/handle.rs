@@ -205,6 +205,8 @@ pub struct EngineStats {
     pub kv_pages_used: usize,
     /// Pages kept for prefixes to come, owned by nobody.
     pub kv_pages_cached: usize,
+    /// Those of them that go last.
+    pub kv_pages_retained: usize,
     pub embed_inputs_waiting: usize,
     /// Models that take requests.
     pub models: usize,
@@ -492,6 +494,7 @@ mod tests {
                 stop: StopCriteria::default(),
                 logprobs: None,
                 caller: crate::Caller::default(),
+                cache: crate::CacheHint::default(),
                 prompt_logprobs: None,
             };
             // A context of 1,000 tokens over a cache of 20 pages, which hold 640.

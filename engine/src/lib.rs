@@ -39,8 +39,8 @@ pub use packed::{PackedCache, PackedOptions};
 pub use pages::store::{PageStore, StoreKey, StoreOptions, StoreStats};
 pub use prefix::{PrefixOptions, PublicContent, PublicPrefix};
 pub use request::{
-    Band, Caller, Event, FinishReason, Finished, Request, SamplingParams, StopCriteria, Timing, TokenEvent,
-    TokenLogprob, TopLogprob,
+    Band, CacheHint, Caller, Event, FinishReason, Finished, Request, Retention, SamplingParams, StopCriteria,
+    Timing, TokenEvent, TokenLogprob, TopLogprob,
 };
 pub use residents::{ModelLease, ModelState, ModelStatus, UnloadMode};
 pub use speculation::Speculation;

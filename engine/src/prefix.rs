@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::model::ModelInfo;
 use crate::pages::store::PageStore;
-use crate::pages::{ChainHash, PrefixScope};
+use crate::pages::{ChainHash, Group, Keep, PrefixScope};
 use crate::prompt::{ChatTemplate, RenderOptions};
-use crate::{Caller, EngineError};
+use crate::{CacheHint, Caller, EngineError, Retention};
 
 /// Counts changes of how keys and values are computed or laid out: what was stored before is of no use.
 const LAYOUT_VERSION: u32 = 2;
@@ -144,13 +144,18 @@ impl Prefixes {
 
     /// Whose cached pages a prompt may share: those of its tenant, as the gateway has authenticated it,
     /// and those of the public prefix that covers most of it.
-    pub fn scope(&self, caller: &Caller, prompt: &[u32]) -> PrefixScope {
+    pub fn scope(&self, caller: &Caller, cache: &CacheHint, prompt: &[u32]) -> PrefixScope {
         let root = ChainHash::tenant_root(&self.model, &caller.tenant);
-        let mut scope = PrefixScope { root, public_root: self.public_root, public_tokens: 0 };
+        let keep = match cache.retention {
+            Retention::Usual => Keep::Usual,
+            Retention::Memory => Keep::InMemory,
+            Retention::Day => Keep::Retained(Group::new(root, &cache.key)),
+        };
+        let mut scope = PrefixScope { root, public_root: self.public_root, public_tokens: 0, keep };
         for public in self.public.iter().filter(|public| public.is_for(&caller.tenant)) {
             let public_tokens = common(&public.tokens, prompt);
             if public_tokens > scope.public_tokens {
-                scope = PrefixScope { root, public_root: public.root, public_tokens };
+                scope = PrefixScope { public_root: public.root, public_tokens, ..scope };
             }
         }
         scope
@@ -191,7 +196,11 @@ mod tests {
             (&tokens("Hello"), 0),
         ];
         for (prompt, expected) in rows {
-            assert_eq!(prefixes.scope(&Caller::default(), prompt).public_tokens, *expected, "{prompt:?}");
+            assert_eq!(
+                prefixes.scope(&Caller::default(), &CacheHint::default(), prompt).public_tokens,
+                *expected,
+                "{prompt:?}"
+            );
         }
     }
 
@@ -208,7 +217,7 @@ mod tests {
         ]);
         let scope = |tenant: &str, prompt: &str| {
             let caller = Caller { tenant: tenant.into(), ..Caller::default() };
-            prefixes.scope(&caller, &tokens(prompt))
+            prefixes.scope(&caller, &CacheHint::default(), &tokens(prompt))
         };
         let (pirate, poet) = ("You are a pirate. Speak!", "You are a poet. Speak!");
         for (tenant, prompt, expected) in [
@@ -232,10 +241,30 @@ mod tests {
     }
 
     #[test]
+    fn hints_say_how_pages_are_kept_and_not_who_finds_them() {
+        let prefixes = prefixes(Vec::new());
+        let scope = |tenant: &str, key: &str, retention: Retention| {
+            let caller = Caller { tenant: tenant.into(), ..Caller::default() };
+            prefixes.scope(&caller, &CacheHint { key: key.to_owned(), retention }, &[])
+        };
+        let plain = scope("a", "", Retention::Usual);
+        for (key, retention) in [("x", Retention::Usual), ("x", Retention::Memory), ("x", Retention::Day)] {
+            let hinted = scope("a", key, retention);
+            assert_eq!((hinted.root, hinted.public_tokens), (plain.root, 0));
+            assert_eq!(hinted.keep == plain.keep, retention == Retention::Usual);
+        }
+        let group = |tenant: &str, key: &str| scope(tenant, key, Retention::Day).keep;
+        assert_eq!(group("a", "x"), group("a", "x"));
+        assert_ne!(group("a", "x"), group("a", "y"));
+        assert_ne!(group("a", "x"), group("b", "x"));
+    }
+
+    #[test]
     fn models_and_tenants_have_roots_of_their_own() {
         let tenant = |name: &str| Caller { tenant: name.into(), ..Caller::default() };
         let base = prefixes(Vec::new());
-        let root = |prefixes: &Prefixes, name: &str| prefixes.scope(&tenant(name), &[]).root;
+        let root =
+            |prefixes: &Prefixes, name: &str| prefixes.scope(&tenant(name), &CacheHint::default(), &[]).root;
         assert_eq!(root(&base, "a"), root(&prefixes(Vec::new()), "a"));
         assert_ne!(root(&base, "a"), root(&base, "b"));
         let options = PrefixOptions::default();
@@ -247,7 +276,10 @@ mod tests {
         ];
         for other in others {
             assert_ne!(root(&base, "a"), root(&other, "a"));
-            assert_ne!(base.scope(&tenant("a"), &[]).public_root, other.scope(&tenant("a"), &[]).public_root);
+            assert_ne!(
+                base.scope(&tenant("a"), &CacheHint::default(), &[]).public_root,
+                other.scope(&tenant("a"), &CacheHint::default(), &[]).public_root
+            );
         }
         // A name for the same files changes nothing.
         let renamed = Prefixes::new(&[7; 32], KV_LAYOUT, &mock_info("other name", 4096), &options);

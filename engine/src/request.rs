@@ -1,13 +1,15 @@
 //! What a caller asks of the engine and what it gets back. Valid by construction: the gateway parses
 //! wire requests into these, [`Request::validate`] checks ranges once.
 //!
-//! Who asks stands in `caller.rs`, what is checked in `validate.rs`.
+//! Who asks stands in `caller.rs`, what is to be kept in `cache.rs`, what is checked in `validate.rs`.
 
+mod cache;
 mod caller;
 mod validate;
 
 use std::time::Duration;
 
+pub use self::cache::{CacheHint, Retention};
 pub use self::caller::{Band, Caller};
 
 /// One generation.
@@ -17,6 +19,7 @@ pub struct Request {
     pub model: String,
     /// On whose behalf.
     pub caller: Caller,
+    pub cache: CacheHint,
     /// Prompt as token ids; not empty.
     pub prompt: Vec<u32>,
     /// At least 1, or 0 together with `prompt_logprobs` (score only). `usize::MAX` is as many as the

@@ -55,6 +55,7 @@ fn request(engine: &Engine, prompt: &str, seed: Option<u64>) -> Request {
         },
         stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
         logprobs: Some(0),
+        cache: engine::CacheHint::default(),
         prompt_logprobs: None,
     }
 }

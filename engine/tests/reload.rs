@@ -27,6 +27,7 @@ fn request(engine: &Engine, name: &str, max_new_tokens: usize) -> Request {
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
         logprobs: None,
+        cache: engine::CacheHint::default(),
         prompt_logprobs: None,
         caller: engine::Caller::default(),
     }

@@ -37,6 +37,7 @@ fn request(engine: &Engine, name: &str, prompt: &str, seed: Option<u64>) -> Requ
         stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
         logprobs: None,
         caller: engine::Caller::default(),
+        cache: engine::CacheHint::default(),
         prompt_logprobs: None,
     }
 }

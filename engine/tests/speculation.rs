@@ -39,6 +39,7 @@ fn submit(engine: &Engine, prompt: &str, seed: Option<u64>) -> EventStream {
         sampling: SamplingParams { temperature, seed, ..SamplingParams::default() },
         stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
         logprobs: None,
+        cache: engine::CacheHint::default(),
         prompt_logprobs: None,
     };
     engine.submit(request).expect("there is room")

@@ -75,13 +75,16 @@ pub struct ChatRequest {
     /// More variables for the model's chat template.
     pub chat_template_kwargs: Option<Map<String, Value>>,
 
+    /// Names requests that begin alike, within the caller's tenant: what `24h` retains is divided among keys.
+    pub prompt_cache_key: Option<String>,
+    /// How long the prompt's pages are kept; by default as long as there is room.
+    pub prompt_cache_retention: Option<CacheRetention>,
+
     pub user: Option<Ignored>,
     pub metadata: Option<Ignored>,
     pub store: Option<Ignored>,
     pub service_tier: Option<Ignored>,
     pub safety_identifier: Option<Ignored>,
-    pub prompt_cache_key: Option<Ignored>,
-    pub prompt_cache_retention: Option<Ignored>,
     pub parallel_tool_calls: Option<Ignored>,
     pub cache_salt: Option<Ignored>,
     pub cache_prompt: Option<Ignored>,
@@ -125,6 +128,16 @@ pub struct ChatRequest {
     pub truncate_prompt_tokens: Option<Outline>,
     #[schemars(skip)]
     pub structured_outputs: Option<Outline>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CacheRetention {
+    /// As long as there is room, and never on disk.
+    #[serde(rename = "in_memory", alias = "in-memory")]
+    InMemory,
+    /// For a day after its last use, in preference to others, within the tenant's share of the cache.
+    #[serde(rename = "24h")]
+    Day,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use engine::pages::{ChainHash, PrefixScope};
+use engine::pages::{ChainHash, Keep, PrefixScope};
 use engine::scheduler::{Actions, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 use engine::{Band, Caller};
 
@@ -61,7 +61,7 @@ fn arrival(id: u64) -> SchedulerEvent {
         band: Band::Interactive,
     };
     let root = ChainHash::tenant_root(b"model", &principal);
-    let scope = PrefixScope { root, public_root: root, public_tokens: 0 };
+    let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual };
     let prompt = vec![id as u32; PROMPT_TOKENS];
     SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope }
 }

@@ -50,6 +50,7 @@ fn score(engine: &Engine, prompt: Vec<u32>) -> Result<Vec<f32>, Failure> {
         sampling: SamplingParams::default(),
         stop: StopCriteria::default(),
         logprobs: None,
+        cache: engine::CacheHint::default(),
         prompt_logprobs: Some(0),
     };
     let mut events = engine.submit(request)?;

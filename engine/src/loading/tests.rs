@@ -42,6 +42,7 @@ fn request(model: &str, max_new_tokens: usize) -> Request {
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stop: StopCriteria::default(),
         logprobs: None,
+        cache: crate::CacheHint::default(),
         prompt_logprobs: None,
         caller: crate::Caller::default(),
     }

@@ -26,6 +26,8 @@ enum Kind {
     Leave = 4,
     /// Of a root, for the eyes of others.
     Root = 5,
+    /// Of requests that a tenant gave a name.
+    Group = 6,
 }
 
 fn digest(kind: Kind, parts: &[&[u8]]) -> ChainHash {
@@ -56,6 +58,11 @@ impl ChainHash {
         digest(Kind::Root, &[&self.0]).0
     }
 
+    /// A tenant's requests of this name.
+    fn group(&self, key: &str) -> ChainHash {
+        digest(Kind::Group, &[&self.0, key.as_bytes()])
+    }
+
     /// The name of the page that holds `tokens` after this one.
     fn page(&self, tokens: &[u32]) -> ChainHash {
         let mut bytes = [0; PAGE_TOKENS * 4];
@@ -80,6 +87,31 @@ pub struct PrefixScope {
     /// Root of public prefixes, and how many of the sequence's first tokens are one.
     pub public_root: ChainHash,
     pub public_tokens: usize,
+    pub keep: Keep,
+}
+
+/// How its pages are kept once it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    #[default]
+    Usual,
+    /// Never written to disk.
+    InMemory,
+    Retained(Group),
+}
+
+/// For whom pages are retained: requests of one tenant, by the name it gave them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group {
+    /// Its root.
+    pub tenant: ChainHash,
+    key: ChainHash,
+}
+
+impl Group {
+    pub fn new(tenant: ChainHash, key: &str) -> Group {
+        Group { tenant, key: tenant.group(key) }
+    }
 }
 
 /// The names of one sequence's full pages, made as they are asked for.
@@ -92,6 +124,10 @@ pub struct Chain {
 impl Chain {
     pub fn new(scope: PrefixScope) -> Chain {
         Chain { scope, hashes: Vec::new() }
+    }
+
+    pub fn keep(&self) -> Keep {
+        self.scope.keep
     }
 
     /// The name of page `index` of a sequence of `tokens`; `None` when they do not fill it. `tokens`
@@ -110,13 +146,13 @@ impl Chain {
 
     /// The root of page `index`.
     pub fn root(&self, index: usize) -> ChainHash {
-        let PrefixScope { root, public_root, public_tokens } = self.scope;
+        let PrefixScope { root, public_root, public_tokens, .. } = self.scope;
         if index < public_tokens / PAGE_TOKENS { public_root } else { root }
     }
 
     /// The name that of page `index` is made from.
     fn parent(&self, index: usize) -> ChainHash {
-        let PrefixScope { root, public_root, public_tokens } = self.scope;
+        let PrefixScope { root, public_root, public_tokens, .. } = self.scope;
         let public_pages = public_tokens / PAGE_TOKENS;
         match index.checked_sub(1).map(|last| self.hashes[last]) {
             None if public_pages > 0 => public_root,
@@ -133,7 +169,8 @@ mod tests {
 
     fn scope(tenant: &str, public_tokens: usize) -> PrefixScope {
         let public_root = ChainHash::public_root(b"model", &[]);
-        PrefixScope { root: ChainHash::tenant_root(b"model", tenant), public_root, public_tokens }
+        let root = ChainHash::tenant_root(b"model", tenant);
+        PrefixScope { root, public_root, public_tokens, keep: Keep::Usual }
     }
 
     fn names(scope: PrefixScope, tokens: &[u32]) -> Vec<ChainHash> {

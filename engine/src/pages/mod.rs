@@ -6,7 +6,8 @@
 //! * *owned*: sequences read it, and one may still be filling it. A full page can be *sealed* under its
 //!   name ([`ChainHash`]); from then on it never changes, and any number of sequences may own it.
 //! * *cached*: sealed, and owned by nobody. Whoever comes with the same tokens, and may share them, takes
-//!   it over as it is. When nothing else is free, the one unused for longest goes.
+//!   it over as it is. When nothing else is free, the one unused for longest goes, those that somebody wants
+//!   retained last.
 //! * *dirty*: free, but it still holds its last owner's keys and values. [`PagePool::scrub`] names a few
 //!   of those each step, so that freeing many pages at once does not stall the next step.
 //! * *clean*: free, and zero.
@@ -18,26 +19,32 @@
 //! |---|---|
 //! | `chain.rs` | names of pages |
 //! | `lru.rs` | the order in which cached pages were used |
+//! | `retained.rs` | cached pages that go last |
 //! | `store/` | pages on disk |
 
 mod chain;
 mod lru;
+mod retained;
 pub mod store;
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-pub use self::chain::{Chain, ChainHash, PrefixScope};
+pub use self::chain::{Chain, ChainHash, Group, Keep, PrefixScope};
 use self::lru::LruList;
+use self::retained::RetainedPages;
 
 /// Shared pages remembered until they are asked for.
 const HOT_PAGES_MAX: usize = 4096;
 
-/// The pages of one cache. All operations on a page are O(1).
+/// The pages of one cache. All operations on a page are O(1), but for one that is retained in place of
+/// another.
 #[derive(Debug)]
 pub struct PagePool {
     clean: Vec<u32>,
     dirty: Vec<u32>,
     cached: LruList,
+    retained: RetainedPages,
     /// By page.
     slots: Vec<Slot>,
     /// Sealed pages, owned or cached.
@@ -48,6 +55,8 @@ pub struct PagePool {
     evicted: Vec<NamedPage>,
     /// Pages that somebody shared for the first time.
     hot: VecDeque<NamedPage>,
+    /// The latest that was told.
+    now: Duration,
 }
 
 /// A sealed page, its name, and the root of its chain.
@@ -72,6 +81,14 @@ struct Name {
     root: ChainHash,
     /// Somebody has shared it.
     is_hot: bool,
+    keep: Keep,
+}
+
+impl Name {
+    /// Its page, if that may be written.
+    fn to_write(self, page: u32) -> Option<NamedPage> {
+        (self.keep != Keep::InMemory).then_some(NamedPage { page, hash: self.hash, root: self.root })
+    }
 }
 
 impl PagePool {
@@ -82,12 +99,14 @@ impl PagePool {
             clean: (0..count).rev().collect(),
             dirty: Vec::with_capacity(pages),
             cached: LruList::new(pages),
+            retained: RetainedPages::new(pages),
             slots: vec![Slot::default(); pages],
             sealed: HashMap::with_capacity(pages),
             owned: 0,
             evictions: 0,
             evicted: Vec::new(),
             hot: VecDeque::new(),
+            now: Duration::ZERO,
         }
     }
 
@@ -106,14 +125,36 @@ impl PagePool {
         Some(page)
     }
 
-    /// Gives up the cached page that was unused for longest.
+    /// Gives up the cached page that was unused for longest, a retained one only when there is no other.
     fn evict(&mut self) -> Option<u32> {
-        let page = self.cached.pop_oldest()?;
-        let Name { hash, root, .. } = self.slots[page as usize].name.take().expect("cached pages are sealed");
-        self.sealed.remove(&hash);
+        let page = self.cached.pop_oldest().or_else(|| self.retained.pop_oldest())?;
+        let name = self.slots[page as usize].name.take().expect("cached pages are sealed");
+        self.sealed.remove(&name.hash);
         self.evictions += 1;
-        self.evicted.push(NamedPage { page, hash, root });
+        self.evicted.extend(name.to_write(page));
         Some(page)
+    }
+
+    /// Takes the time, and from what was retained long enough its preference.
+    pub fn advance(&mut self, now: Duration) {
+        self.now = now;
+        while let Some(page) = self.retained.pop_expired(now) {
+            self.cached.push_newest(page);
+        }
+    }
+
+    /// Says how an owned page is to be kept, if it is sealed. Who asks to retain it has it written at once;
+    /// one that is to stay in memory may be written as soon as somebody does not mind.
+    pub fn keep(&mut self, page: u32, keep: Keep) {
+        let Some(name) = &mut self.slots[page as usize].name else { return };
+        match (name.keep, keep) {
+            (_, Keep::InMemory) | (Keep::Retained(_), Keep::Usual) => {}
+            (_, Keep::Usual) => name.keep = keep,
+            (_, Keep::Retained(_)) => {
+                name.keep = keep;
+                self.mark_hot(page);
+            }
+        }
     }
 
     /// Gives up all cached pages; they are dirty then.
@@ -136,21 +177,27 @@ impl PagePool {
     /// A page that was shared since it was sealed; each is named once.
     pub fn next_hot(&mut self) -> Option<NamedPage> {
         while let Some(page) = self.hot.pop_front() {
-            if self.find(&page.hash) == Some(page.page) {
+            let name = self.slots[page.page as usize].name.filter(|name| name.hash == page.hash);
+            if let Some(page) = name.and_then(|name| name.to_write(page.page)) {
                 return Some(page);
             }
         }
         None
     }
 
-    /// All sealed pages, those unused for longest first.
-    pub fn named(&self) -> impl Iterator<Item = NamedPage> {
+    /// All sealed pages that may be written, those unused for longest first.
+    pub fn to_write(&self) -> impl Iterator<Item = NamedPage> {
         let owned = (0..).zip(&self.slots).filter(|(_, slot)| slot.owners > 0).map(|(page, _)| page);
-        let named = |page: u32| {
-            let name = self.slots[page as usize].name?;
-            Some(NamedPage { page, hash: name.hash, root: name.root })
-        };
-        self.cached.iter().chain(owned).filter_map(named)
+        let pages = self.cached.iter().chain(self.retained.iter()).chain(owned);
+        pages.filter_map(|page| self.slots[page as usize].name?.to_write(page))
+    }
+
+    fn mark_hot(&mut self, page: u32) {
+        let Some(name) = &mut self.slots[page as usize].name else { return };
+        // Who never asks for hot pages has no use for old ones.
+        if !std::mem::replace(&mut name.is_hot, true) && self.hot.len() < HOT_PAGES_MAX {
+            self.hot.push_back(NamedPage { page, hash: name.hash, root: name.root });
+        }
     }
 
     /// The page of this name.
@@ -165,22 +212,21 @@ impl PagePool {
 
     /// One more owner of a sealed page.
     pub fn share(&mut self, page: u32) {
+        self.mark_hot(page);
         let slot = &mut self.slots[page as usize];
-        let name = slot.name.as_mut().expect("only sealed pages are shared");
-        // Who never asks for hot pages has no use for old ones.
-        if !std::mem::replace(&mut name.is_hot, true) && self.hot.len() < HOT_PAGES_MAX {
-            self.hot.push_back(NamedPage { page, hash: name.hash, root: name.root });
-        }
+        assert!(slot.name.is_some(), "only sealed pages are shared");
         if slot.owners == 0 {
-            self.cached.remove(page);
+            if !self.retained.remove(page) {
+                self.cached.remove(page);
+            }
             self.owned += 1;
         }
         slot.owners += 1;
     }
 
-    /// Names an owned page that is full. Returns the page its owner goes on with: the same, or another
+    /// Names an owned page that is full, and says how it is to be kept if it is the first of its name. Returns the page its owner goes on with: the same, or another
     /// that was sealed under this name before and holds the same.
-    pub fn seal(&mut self, NamedPage { page, hash, root }: NamedPage) -> u32 {
+    pub fn seal(&mut self, NamedPage { page, hash, root }: NamedPage, keep: Keep) -> u32 {
         debug_assert!(self.slots[page as usize].name.is_none(), "a page is sealed once");
         match self.find(&hash) {
             Some(first) => {
@@ -189,7 +235,7 @@ impl PagePool {
                 first
             }
             None => {
-                self.slots[page as usize].name = Some(Name { hash, root, is_hot: false });
+                self.slots[page as usize].name = Some(Name { hash, root, is_hot: false, keep });
                 self.sealed.insert(hash, page);
                 page
             }
@@ -214,9 +260,18 @@ impl PagePool {
             return;
         }
         self.owned -= 1;
-        match slot.name {
-            Some(_) => self.cached.push_newest(page),
+        match slot.name.map(|name| name.keep) {
+            Some(Keep::Retained(group)) => self.retain(page, group),
+            Some(Keep::Usual | Keep::InMemory) => self.cached.push_newest(page),
             None => self.dirty.push(page),
+        }
+    }
+
+    /// Retains a page, in place of others of its tenant where those are too many.
+    fn retain(&mut self, page: u32, group: Group) {
+        self.retained.push_newest(page, group, self.now);
+        while let Some(page) = self.retained.pop_excess(group.tenant) {
+            self.cached.push_newest(page);
         }
     }
 
@@ -241,8 +296,13 @@ impl PagePool {
         self.owned
     }
 
+    /// Pages owned by nobody that can still be found, retained ones included.
     pub fn cached(&self) -> usize {
-        self.cached.len()
+        self.cached.len() + self.retained.len()
+    }
+
+    pub fn retained(&self) -> usize {
+        self.retained.len()
     }
 
     /// Free pages not yet zeroed.
@@ -265,7 +325,7 @@ impl PagePool {
         }
         let mut free = [self.clean.as_slice(), &self.dirty].concat();
         assert!(free.iter().all(|&page| self.slots[page as usize].name.is_none()), "a free page is sealed");
-        free.extend(self.cached.iter());
+        free.extend(self.cached.iter().chain(self.retained.iter()));
         free.sort();
         let unowned: Vec<u32> = (0..).zip(owners).filter(|&(_, &n)| n == 0).map(|(page, _)| page).collect();
         assert_eq!(free, unowned, "pages leaked, or are free twice");
@@ -343,7 +403,7 @@ mod tests {
         let mut pool = PagePool::new(4);
         let (mut pages, _) = allocate(&mut pool, 4);
         for (page, name) in [(0, 10), (1, 11), (2, 12)] {
-            assert_eq!(pool.seal(named(page, name)), page);
+            assert_eq!(pool.seal(named(page, name), Keep::Usual), page);
         }
         pool.release(&mut pages);
         assert_eq!(counts(&pool), [0, 1, 3, 0], "the last one was not full");
@@ -363,7 +423,7 @@ mod tests {
         let mut pool = PagePool::new(4);
         let (mut pages, _) = allocate(&mut pool, 3);
         for (page, name) in [(0, 10), (1, 11)] {
-            pool.seal(named(page, name));
+            pool.seal(named(page, name), Keep::Usual);
         }
         pool.share(0);
         pool.release(&mut pages);
@@ -377,11 +437,63 @@ mod tests {
         assert_eq!(clean, [1, 2, 3]);
     }
 
+    /// Seals and lets go of pages kept in one way.
+    fn cache(pool: &mut PagePool, pages: std::ops::Range<u32>, keep: Keep) {
+        let (mut taken, _) = allocate(pool, pages.len());
+        assert_eq!(taken, pages.clone().collect::<Vec<u32>>());
+        for page in pages {
+            pool.seal(named(page, page as u8), Keep::Usual);
+            pool.keep(page, keep);
+        }
+        pool.release(&mut taken);
+    }
+
+    #[test]
+    fn what_is_retained_goes_last_and_one_tenant_cannot_have_it_all() {
+        let mut pool = PagePool::new(16);
+        // Two of these can be retained: half of a quarter.
+        cache(&mut pool, 0..4, Keep::Retained(Group::new(hash(100), "key")));
+        assert_eq!((pool.retained(), pool.cached()), (2, 4));
+        cache(&mut pool, 4..16, Keep::Usual);
+        let (taken, _) = allocate(&mut pool, 14);
+        assert_eq!(taken[..3], [3, 2, 15], "tail first, and then those used later");
+        assert_eq!(pool.find(&hash(0)), Some(0), "its head is there");
+        // It is shared and given back like any other.
+        pool.share(0);
+        assert_eq!(pool.retained(), 1);
+        pool.release(&mut vec![0]);
+        assert_eq!((pool.retained(), pool.find(&hash(1))), (2, Some(1)));
+        // Nothing else is left.
+        let (taken, _) = allocate(&mut pool, 2);
+        assert_eq!(taken, [1, 0]);
+    }
+
+    #[test]
+    fn what_is_retained_is_written_at_once_and_what_is_for_memory_never() {
+        let mut pool = PagePool::new(8);
+        cache(&mut pool, 0..1, Keep::Retained(Group::new(hash(100), "")));
+        assert_eq!((pool.next_hot(), pool.next_hot()), (Some(named(0, 0)), None));
+        let (mut taken, _) = allocate(&mut pool, 1);
+        pool.seal(named(1, 1), Keep::InMemory);
+        pool.share(1);
+        pool.release(&mut vec![1]);
+        pool.keep(1, Keep::InMemory);
+        pool.release(&mut taken);
+        assert_eq!(pool.next_hot(), None);
+        assert_eq!(pool.to_write().collect::<Vec<_>>(), [named(0, 0)]);
+        pool.evict_all();
+        assert_eq!(pool.take_evicted(), [named(0, 0)]);
+        // A day later it is like all others.
+        cache(&mut pool, 2..3, Keep::Retained(Group::new(hash(100), "")));
+        pool.advance(Duration::from_secs(25 * 3600));
+        assert_eq!((pool.retained(), pool.cached()), (0, 1));
+    }
+
     #[test]
     fn a_shared_page_is_cached_when_its_last_owner_goes() {
         let mut pool = PagePool::new(2);
         let (mut first, _) = allocate(&mut pool, 1);
-        pool.seal(named(0, 7));
+        pool.seal(named(0, 7), Keep::Usual);
         pool.share(0);
         let mut second = vec![0];
         pool.release(&mut first);
@@ -399,8 +511,8 @@ mod tests {
     fn a_page_computed_twice_is_kept_once() {
         let mut pool = PagePool::new(2);
         allocate(&mut pool, 2);
-        assert_eq!(pool.seal(named(0, 7)), 0);
-        assert_eq!(pool.seal(named(1, 7)), 0, "the second owner goes on with the first page");
+        assert_eq!(pool.seal(named(0, 7), Keep::Usual), 0);
+        assert_eq!(pool.seal(named(1, 7), Keep::Usual), 0, "the second owner goes on with the first page");
         assert_eq!(counts(&pool), [0, 1, 0, 1]);
         pool.release(&mut vec![0]);
         assert!(pool.is_owned(0));

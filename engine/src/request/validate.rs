@@ -133,6 +133,7 @@ mod tests {
             stop: StopCriteria::default(),
             logprobs: None,
             caller: crate::Caller::default(),
+            cache: crate::CacheHint::default(),
             prompt_logprobs: None,
         };
         change(&mut request);

@@ -116,7 +116,7 @@ impl GenerationRunner {
         self.next_id += 1;
         let Generation { mut request, stream, arrived, .. } = generation;
         let prompt = std::mem::take(&mut request.prompt);
-        let caller = request.caller.clone();
+        let (caller, cache) = (request.caller.clone(), std::mem::take(&mut request.cache));
         let active = ActiveRequest::new(
             request,
             &prompt,
@@ -127,7 +127,7 @@ impl GenerationRunner {
         );
         let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
-        let scope = self.prefixes.scope(&caller, &prompt);
+        let scope = self.prefixes.scope(&caller, &cache, &prompt);
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
     }
 

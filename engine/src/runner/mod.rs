@@ -313,6 +313,7 @@ impl Runner {
                     stats.kv_pages_total += pages.total();
                     stats.kv_pages_used += pages.used();
                     stats.kv_pages_cached += pages.cached();
+                    stats.kv_pages_retained += pages.retained();
                     stats.kv_evictions += pages.evictions();
                     stats.kv_pages_restored += runner.restored_pages();
                     runner.count(&mut stats);

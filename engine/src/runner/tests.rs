@@ -41,6 +41,7 @@ fn request(prompt: &str) -> Request {
         stop: StopCriteria::default(),
         logprobs: None,
         caller: crate::Caller::default(),
+        cache: crate::CacheHint::default(),
         prompt_logprobs: None,
     }
 }

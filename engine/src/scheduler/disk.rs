@@ -12,7 +12,7 @@ use kernels::PAGE_TOKENS;
 
 use super::sequence::SequenceId;
 use super::{Actions, Scheduler};
-use crate::pages::{ChainHash, NamedPage};
+use crate::pages::{ChainHash, Keep, NamedPage};
 
 /// Pages on their way to the disk, and from it. Each is a copy in memory.
 const SPILLS_MAX: usize = 12;
@@ -140,14 +140,14 @@ impl Scheduler {
             let before = if self.disk.restored_pages == 0 { seconds } else { self.disk.read_seconds };
             self.disk.read_seconds = before + NEWEST * (seconds - before);
             self.disk.restored_pages += 1;
-            page_number = self.pool.seal(page);
+            page_number = self.pool.seal(page, Keep::Usual);
         }
         self.pool.release(&mut vec![page_number]);
     }
 
     /// Sealed pages that are not on disk, the least recently used first: what to write before the end.
     pub fn unsaved_pages(&self) -> Vec<NamedPage> {
-        self.pool.named().filter(|page| !self.disk.known.contains(&page.hash)).collect()
+        self.pool.to_write().filter(|page| !self.disk.known.contains(&page.hash)).collect()
     }
 
     /// Pages read back from disk so far.

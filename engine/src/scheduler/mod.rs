@@ -237,6 +237,7 @@ impl Scheduler {
     /// Takes in `events` and plans the next step. `now` only ever grows.
     pub fn step(&mut self, now: Duration, events: impl IntoIterator<Item = SchedulerEvent>) -> Actions {
         self.take_in(now, events);
+        self.pool.advance(now);
         let mut actions = Actions { stalled: self.stalled(now), ..Actions::default() };
         self.fairness.begin_step(now);
         while self.admit_next(now, &mut actions) {}
@@ -361,6 +362,8 @@ impl Scheduler {
 
     fn end(&mut self, id: SequenceId, now: Duration) {
         let sequence = if let Some(mut sequence) = self.running.remove(&id) {
+            let keep = sequence.chain.keep();
+            sequence.pages[..sequence.sealed].iter().for_each(|&page| self.pool.keep(page, keep));
             self.pool.release(&mut sequence.pages);
             self.fairness.yield_place(sequence.account);
             sequence

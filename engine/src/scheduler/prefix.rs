@@ -15,7 +15,7 @@ use kernels::PAGE_TOKENS;
 
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Scheduler};
-use crate::pages::{ChainHash, NamedPage};
+use crate::pages::{ChainHash, Keep, NamedPage};
 
 /// Prompt tokens of a sequence whose keys and values were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,13 @@ impl Scheduler {
                 let index = sequence.sealed;
                 let hash = sequence.page_name(index).expect("computed tokens are known");
                 let root = sequence.chain.root(index);
-                sequence.pages[index] = self.pool.seal(NamedPage { page: sequence.pages[index], hash, root });
+                let keep = match sequence.chain.keep() {
+                    Keep::InMemory => Keep::InMemory,
+                    // Once it has ended.
+                    Keep::Usual | Keep::Retained(_) => Keep::Usual,
+                };
+                let page = NamedPage { page: sequence.pages[index], hash, root };
+                sequence.pages[index] = self.pool.seal(page, keep);
                 sequence.sealed += 1;
             }
         }

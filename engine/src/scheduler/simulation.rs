@@ -13,7 +13,7 @@ use std::time::Duration;
 use kernels::PAGE_TOKENS;
 
 use super::*;
-use crate::pages::{ChainHash, NamedPage};
+use crate::pages::{ChainHash, Group, Keep, NamedPage};
 use crate::sampler::random::CounterRandom;
 
 /// What a slot of the cache holds: a digest of the token, of all before it and of who may read it; and
@@ -44,7 +44,7 @@ impl Client {
 
     /// What the slot of a token holds after those of `before`.
     fn digest(&self, before: &[u64], token: u32) -> u64 {
-        let PrefixScope { root, public_root, public_tokens } = self.scope;
+        let PrefixScope { root, public_root, public_tokens, .. } = self.scope;
         let public = public_tokens / PAGE_TOKENS * PAGE_TOKENS;
         let reader = if before.len() < public { public_root } else { root };
         let mut hasher = DefaultHasher::new();
@@ -56,7 +56,12 @@ impl Client {
 /// Who may share with whom: two tenants, and what is public for both.
 fn scope(tenant: usize, public_tokens: usize) -> PrefixScope {
     let (root, public_root) = (ChainHash([tenant as u8; 32]), ChainHash([255; 32]));
-    PrefixScope { root, public_root, public_tokens }
+    let keep = match (tenant + public_tokens) % 3 {
+        0 => Keep::Usual,
+        1 => Keep::InMemory,
+        _ => Keep::Retained(Group::new(root, "")),
+    };
+    PrefixScope { root, public_root, public_tokens, keep }
 }
 
 struct World {

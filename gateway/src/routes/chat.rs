@@ -8,9 +8,10 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::prompt::{ChatMessage, RenderOptions};
-use engine::{Caller, Event, TokenEvent};
+use engine::{CacheHint, Caller, Event, Retention, TokenEvent};
 use openapi::chat::{
-    AssistantMessage, AssistantRole, ChatChoice, ChatChunkChoice, Delta, FinishReason, Message, Role,
+    AssistantMessage, AssistantRole, CacheRetention, ChatChoice, ChatChunkChoice, Delta, FinishReason,
+    Message, Role,
 };
 use openapi::input::{Content, ContentPart};
 use openapi::logprobs::ChatLogprobs;
@@ -28,6 +29,9 @@ use crate::sse::{Events, Format, Stream};
 use crate::wiring::{App, SharedApp};
 
 const PROMPT_PARAM: &str = "messages";
+
+/// Of a name that a client gives to requests that begin alike.
+const CACHE_KEY_BYTES_MAX: usize = 512;
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
     let (timing, caller) = (timing(&app, &request), caller::of(&request));
@@ -82,6 +86,7 @@ async fn sequence(
     logprobs: Option<usize>,
 ) -> ApiResult<engine::Request> {
     let max_new_tokens = max_new_tokens(request)?;
+    let cache = cache_hint(request)?;
     let (sampling, stop) = Fields::of_chat(request).parse(&app.limits)?;
     let prompt = prompt(app, model, request, bytes).await?;
     let model = model.name.clone();
@@ -93,8 +98,21 @@ async fn sequence(
         sampling,
         stop,
         logprobs,
+        cache,
         prompt_logprobs: None,
     })
+}
+
+/// What is to be kept of the prompt.
+fn cache_hint(request: &mut ChatRequest) -> ApiResult<CacheHint> {
+    let key = request.prompt_cache_key.take().unwrap_or_default();
+    at_most("prompt_cache_key", key.len(), CACHE_KEY_BYTES_MAX, "bytes")?;
+    let retention = match request.prompt_cache_retention {
+        None => Retention::Usual,
+        Some(CacheRetention::InMemory) => Retention::Memory,
+        Some(CacheRetention::Day) => Retention::Day,
+    };
+    Ok(CacheHint { key, retention })
 }
 
 /// Without a limit, as many as the context has room for.

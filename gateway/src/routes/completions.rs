@@ -217,6 +217,7 @@ fn sequences(
             stop: stop.clone(),
             logprobs: wanted.logprobs,
             caller: caller.clone(),
+            cache: engine::CacheHint::default(),
             prompt_logprobs: score.then_some(wanted.logprobs.unwrap_or(0)),
         };
         for index in 0..n {

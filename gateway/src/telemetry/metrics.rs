@@ -128,6 +128,7 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
             "Pages kept for prompts that begin with the same tokens.",
             engine.kv_pages_cached,
         ),
+        ("janus_engine_kv_pages_retained", "Those kept for a day.", engine.kv_pages_retained),
         (
             "janus_engine_embed_inputs_waiting",
             "Inputs that wait to be embedded.",

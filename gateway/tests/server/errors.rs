@@ -28,6 +28,14 @@ fn chat_refusals() {
         (json!({ "model": "base" }), 400, Some("model"), invalid),
         (json!({ "model": 5 }), 400, Some("model"), Some("invalid_type")),
         (json!({ "messages": [] }), 400, Some("messages"), invalid),
+        (
+            json!({ "prompt_cache_retention": "48h" }),
+            400,
+            Some("prompt_cache_retention"),
+            Some("invalid_type"),
+        ),
+        (json!({ "prompt_cache_key": 5 }), 400, Some("prompt_cache_key"), Some("invalid_type")),
+        (json!({ "prompt_cache_key": "k".repeat(513) }), 400, Some("prompt_cache_key"), invalid),
         (json!({ "messages": [user, user, user, user] }), 400, Some("messages"), invalid),
         (json!({ "messages": [{ "role": "user" }] }), 400, Some("messages[0].content"), invalid),
         (

@@ -49,6 +49,22 @@ fn full_pages_are_found_by_the_same_tenant_only() {
 }
 
 #[test]
+fn a_retained_prompt_outlives_a_flood_and_others_do_not() {
+    use crate::request::{CacheHint, Retention};
+    for (retention, expected) in [(Retention::Usual, 0), (Retention::Memory, 0), (Retention::Day, 96)] {
+        let engine = start_with(MockOptions::default(), with_pages(32));
+        let cache = CacheHint { key: "mine".to_owned(), retention };
+        let kept = Request { cache, ..request(&text(100)) };
+        assert_eq!(ask_cached(&engine, kept.clone()).1, 0);
+        for first in 'a'..='t' {
+            ask(&engine, of_tenant("other", request(&format!("{first}{}", text(99)))));
+        }
+        assert_eq!(ask_cached(&engine, of_tenant("other", kept.clone())).1, 0, "it is still nobody else's");
+        assert_eq!(ask_cached(&engine, kept).1, expected, "{retention:?}");
+    }
+}
+
+#[test]
 fn what_the_last_step_filled_is_found() {
     let engine = start(letters());
     let one = |length| Request { max_new_tokens: 1, ..request(&text(length)) };

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::super::*;
-use crate::pages::{ChainHash, PrefixScope};
+use crate::pages::{ChainHash, Keep, PrefixScope};
 use crate::sampler::random::CounterRandom;
 use crate::{Band, Caller};
 
@@ -254,7 +254,7 @@ impl Machine {
         // No two begin alike.
         let prompt = vec![id.0 as u32; prompt_tokens];
         let root = ChainHash::tenant_root(b"model", "");
-        let scope = PrefixScope { root, public_root: root, public_tokens: 0 };
+        let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual };
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope });
     }
 

@@ -65,6 +65,7 @@ impl Partner for Local {
             stop: StopCriteria::default(),
             logprobs: None,
             caller: engine::Caller::default(),
+            cache: engine::CacheHint::default(),
             prompt_logprobs: None,
         })?;
         while let Some(event) = events.next_blocking() {
