@@ -314,8 +314,10 @@ impl Engine {
 
         let (stream, events, shared) = event_channel(self.inner.options.stream_backlog);
         let tokens = request.prompt.len();
-        let generation = Generation { model: model.clone(), request, stream, arrived: Instant::now() };
-        self.inner.inbox.submit(Queue::Generate, tokens, Command::Generate(Box::new(generation)))?;
+        let place = self.inner.inbox.enter(Queue::Generate, &request.caller.principal, tokens)?;
+        let generation = Generation { model: model.clone(), request, stream, place, arrived: Instant::now() };
+        self.inner.inbox.leave_command(Command::Generate(Box::new(generation)))?;
+        self.inner.inbox.wake();
         Ok(EventStream { events, shared, inbox: Arc::clone(&self.inner.inbox), ended: false })
     }
 
@@ -342,8 +344,10 @@ impl Engine {
         let (reply, vectors) = oneshot::channel();
         let tokens = request.inputs.iter().map(Vec::len).sum();
         let EmbedRequest { caller, inputs, .. } = request;
-        let embedding = Embedding { model: model.clone(), caller, inputs, reply };
-        self.inner.inbox.submit(Queue::Embed, tokens, Command::Embed(embedding))?;
+        let place = self.inner.inbox.enter(Queue::Embed, &caller.principal, tokens)?;
+        let embedding = Embedding { model: model.clone(), caller, inputs, place, reply };
+        self.inner.inbox.leave_command(Command::Embed(embedding))?;
+        self.inner.inbox.wake();
         Ok(EmbedReply { vectors })
     }
 

@@ -3,9 +3,13 @@
 //! Callers never block on the engine: they hold a lock for as long as it takes to compare counters and
 //! push. What waits is bounded by count and by tokens; who does not fit is told when to try again, from
 //! how fast the line has been moving.
+//!
+//! One principal may fill the whole line, and keeps nobody out by it: whoever has less than an equal part of
+//! the line waiting is let in all the same. With k principals waiting the line is thus never longer than
+//! 1 + 1/2 + ... + 1/k times its bound, and one request of each.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -82,23 +86,26 @@ impl Inbox {
         }
     }
 
-    /// Puts a command of `tokens` tokens in line.
+    /// A place in line for a request of `tokens` tokens, which goes with its command.
     ///
     /// # Errors
     /// `QueueFull` with a time to try again; `Stopped` when the engine takes no more work.
-    pub fn submit(&self, queue: Queue, tokens: usize, command: Command) -> Result<(), EngineError> {
+    pub fn enter(
+        self: &Arc<Self>,
+        queue: Queue,
+        principal: &Arc<str>,
+        tokens: usize,
+    ) -> Result<LinePlace, EngineError> {
         let mut state = self.lock();
         if state.stopped || state.drain_until.is_some() {
             return Err(EngineError::Stopped);
         }
-        state.line(queue).enter(tokens, Instant::now())?;
-        state.commands.push(command);
-        drop(state);
-        self.wake();
-        Ok(())
+        state.line(queue).enter(principal, tokens, Instant::now())?;
+        Ok(LinePlace { inbox: Arc::clone(self), queue, principal: Arc::clone(principal), tokens })
     }
 
-    /// Leaves a command that waits in no line. The caller wakes the thread once all is ready for it.
+    /// Leaves a command; those that wait hold a [`LinePlace`]. The caller wakes the thread once all is ready
+    /// for it.
     ///
     /// # Errors
     /// `Stopped` when the engine takes no more work.
@@ -109,11 +116,6 @@ impl Inbox {
         }
         state.commands.push(command);
         Ok(())
-    }
-
-    /// One request of `tokens` tokens is in line no longer: it runs, or was cancelled.
-    pub fn leave(&self, queue: Queue, tokens: usize) {
-        self.lock().line(queue).leave(tokens, Instant::now());
     }
 
     pub fn take(&self) -> Intake {
@@ -164,10 +166,44 @@ impl State {
     }
 }
 
+/// A request's place in line, given up when dropped: it runs, or was cancelled.
+pub(crate) struct LinePlace {
+    inbox: Arc<Inbox>,
+    queue: Queue,
+    principal: Arc<str>,
+    tokens: usize,
+}
+
+impl Drop for LinePlace {
+    fn drop(&mut self) {
+        self.inbox.lock().line(self.queue).leave(&self.principal, self.tokens, Instant::now());
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, tokens: usize) {
+        *self = Waiting { requests: self.requests + 1, tokens: self.tokens.saturating_add(tokens) };
+    }
+
+    fn remove(&mut self, tokens: usize) {
+        self.requests = self.requests.saturating_sub(1);
+        self.tokens = self.tokens.saturating_sub(tokens);
+    }
+
+    /// Whether one more of `tokens` tokens stays within `max`. Where nothing waits, one of any size does: it
+    /// could never enter otherwise.
+    fn has_room(self, tokens: usize, max: Waiting) -> bool {
+        let fits = self.requests < max.requests && self.tokens.saturating_add(tokens) <= max.tokens;
+        fits || self.requests == 0
+    }
+}
+
 /// Who waits, and when the last ones left.
 struct Line {
     waiting: Waiting,
     max: Waiting,
+    /// What of it is whose.
+    parts: HashMap<Arc<str>, Waiting>,
     departures: VecDeque<Instant>,
 }
 
@@ -182,24 +218,32 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 impl Line {
     fn new(max: Waiting) -> Line {
-        Line { waiting: Waiting::default(), max, departures: VecDeque::with_capacity(DEPARTURES) }
+        let departures = VecDeque::with_capacity(DEPARTURES);
+        Line { waiting: Waiting::default(), max, parts: HashMap::new(), departures }
     }
 
-    /// An empty line takes a request of any size: it could never enter otherwise.
-    fn enter(&mut self, tokens: usize, now: Instant) -> Result<(), EngineError> {
-        let Waiting { requests, tokens: before } = self.waiting;
-        let full = requests >= self.max.requests || before.saturating_add(tokens) > self.max.tokens;
-        if full && requests > 0 {
+    fn enter(&mut self, principal: &Arc<str>, tokens: usize, now: Instant) -> Result<(), EngineError> {
+        let part = self.parts.get(principal).copied().unwrap_or_default();
+        let principals = self.parts.len() + usize::from(part.requests == 0);
+        let equal =
+            Waiting { requests: self.max.requests / principals, tokens: self.max.tokens / principals };
+        if !self.waiting.has_room(tokens, self.max) && !part.has_room(tokens, equal) {
             let retry_after_ms = self.retry_after(now).as_millis() as u64;
-            return Err(EngineError::QueueFull { waiting: requests, retry_after_ms });
+            return Err(EngineError::QueueFull { waiting: self.waiting.requests, retry_after_ms });
         }
-        self.waiting = Waiting { requests: requests + 1, tokens: before.saturating_add(tokens) };
+        self.waiting.add(tokens);
+        self.parts.entry(Arc::clone(principal)).or_default().add(tokens);
         Ok(())
     }
 
-    fn leave(&mut self, tokens: usize, now: Instant) {
-        self.waiting.requests = self.waiting.requests.saturating_sub(1);
-        self.waiting.tokens = self.waiting.tokens.saturating_sub(tokens);
+    fn leave(&mut self, principal: &str, tokens: usize, now: Instant) {
+        self.waiting.remove(tokens);
+        if let Some(part) = self.parts.get_mut(principal) {
+            part.remove(tokens);
+            if part.requests == 0 {
+                self.parts.remove(principal);
+            }
+        }
         if self.departures.len() == DEPARTURES {
             self.departures.pop_front();
         }
@@ -223,6 +267,10 @@ mod tests {
         Line::new(Waiting { requests: 3, tokens: 100 })
     }
 
+    fn enter(line: &mut Line, principal: &str, tokens: usize, now: Instant) -> Result<(), EngineError> {
+        line.enter(&principal.into(), tokens, now)
+    }
+
     fn retry_after_ms(result: Result<(), EngineError>) -> Option<u64> {
         match result {
             Ok(()) => None,
@@ -243,19 +291,63 @@ mod tests {
         ];
         for (requests, expected) in rows {
             let mut line = line();
-            let entered: Vec<bool> = requests.iter().map(|&tokens| line.enter(tokens, now).is_ok()).collect();
+            let entered: Vec<bool> =
+                requests.iter().map(|&tokens| enter(&mut line, "ann", tokens, now).is_ok()).collect();
             assert_eq!(entered, *expected, "{requests:?}");
         }
+    }
+
+    #[test]
+    fn who_has_less_than_an_equal_part_is_let_into_a_full_line() {
+        let now = Instant::now();
+        type Row<'a> = (&'a str, &'a [(&'a str, usize, bool)]);
+        let rows: &[Row<'_>] = &[
+            (
+                "by requests: twelve places, six each, then four",
+                &[
+                    ("ann", 12, true),
+                    ("ann", 1, false),
+                    ("bob", 6, true),
+                    ("bob", 1, false),
+                    ("cid", 4, true),
+                ],
+            ),
+            ("more principals than places", &[("ann", 12, true), ("bob", 1, true), ("cid", 1, true)]),
+        ];
+        for (what, entries) in rows {
+            let mut line = Line::new(Waiting { requests: 12, tokens: 1000 });
+            for &(principal, count, expected) in *entries {
+                let entered = (0..count).all(|_| enter(&mut line, principal, 1, now).is_ok());
+                assert_eq!(entered, expected, "{what}: {count} of {principal}");
+            }
+        }
+        let mut line = Line::new(Waiting { requests: 30, tokens: 100 });
+        for (principal, tokens, expected) in [
+            ("ann", 100, true),
+            ("ann", 1, false),
+            ("bob", 20, true),
+            ("bob", 30, true),
+            ("bob", 1, false),
+            ("cid", 70, true),
+        ] {
+            let entered = enter(&mut line, principal, tokens, now).is_ok();
+            assert_eq!(entered, expected, "{tokens} tokens of {principal}");
+        }
+        // Gone, they count no more.
+        line.leave("bob", 20, now);
+        line.leave("bob", 30, now);
+        line.leave("cid", 70, now);
+        assert_eq!((line.parts.len(), line.waiting), (1, Waiting { requests: 1, tokens: 100 }));
     }
 
     #[test]
     fn who_leaves_makes_room() {
         let now = Instant::now();
         let mut line = line();
-        (0..3).for_each(|_| line.enter(10, now).expect("there is room"));
-        assert!(line.enter(10, now).is_err());
-        line.leave(10, now);
-        assert!(line.enter(10, now).is_ok());
+        (0..3).for_each(|_| enter(&mut line, "ann", 10, now).expect("there is room"));
+        assert!(enter(&mut line, "ann", 10, now).is_err());
+        line.leave("ann", 10, now);
+        assert!(enter(&mut line, "ann", 10, now).is_ok());
         assert_eq!(line.waiting, Waiting { requests: 3, tokens: 30 });
     }
 
@@ -263,16 +355,17 @@ mod tests {
     fn says_when_to_come_back_from_the_drain_rate() {
         let start = Instant::now();
         let mut line = Line::new(Waiting { requests: 10, tokens: 1000 });
-        (0..10).for_each(|_| line.enter(1, start).expect("there is room"));
-        assert_eq!(retry_after_ms(line.enter(1, start)), Some(5000), "nothing has left yet");
+        let enter = |line: &mut Line, now| line.enter(&"ann".into(), 1, now);
+        (0..10).for_each(|_| enter(&mut line, start).expect("there is room"));
+        assert_eq!(retry_after_ms(enter(&mut line, start)), Some(5000), "nothing has left yet");
         // One left every 200 ms over the last two seconds; ten wait.
         for i in 0..10 {
-            line.leave(1, start + Duration::from_millis(200 * i));
-            line.enter(1, start).expect("one left");
+            line.leave("ann", 1, start + Duration::from_millis(200 * i));
+            enter(&mut line, start).expect("one left");
         }
         let now = start + Duration::from_secs(2);
-        assert_eq!(retry_after_ms(line.enter(1, now)), Some(2000));
-        assert_eq!(retry_after_ms(line.enter(1, start + Duration::from_secs(3600))), Some(60_000));
-        assert_eq!(retry_after_ms(line.enter(1, start)), Some(100));
+        assert_eq!(retry_after_ms(enter(&mut line, now)), Some(2000));
+        assert_eq!(retry_after_ms(enter(&mut line, start + Duration::from_secs(3600))), Some(60_000));
+        assert_eq!(retry_after_ms(enter(&mut line, start)), Some(100));
     }
 }

@@ -71,7 +71,8 @@ pub struct Server {
     pub allowed_hosts: Vec<String>,
     /// Connections open at a time; more wait in the system's queue.
     pub connections_max: usize,
-    /// Requests in work at a time, streams included; more are answered 503 at once.
+    /// Requests in work at a time, streams included; more are answered 503 at once, unless their client has
+    /// less than an equal part of them in work.
     pub requests_in_flight_max: usize,
     /// From the start of a connection, or of a request on it, to the end of the request's headers.
     pub header_deadline_ms: u64,
@@ -155,7 +156,8 @@ pub struct Models {
 pub struct Engine {
     /// Threads that compute. 0: one a core.
     pub threads: usize,
-    /// Requests that may wait for a place, besides those running; more are answered 429.
+    /// Requests that may wait for a place, besides those running; more are answered 429, unless their client
+    /// has less than an equal part of them waiting.
     pub waiting_requests_max: usize,
     /// Prompt tokens that may wait, summed over those requests.
     pub waiting_tokens_max: usize,

@@ -220,7 +220,7 @@ async fn check_host(State(app): State<SharedApp>, request: Request, next: Next) 
 }
 
 async fn admit(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    match app.admission.admit() {
+    match app.admission.admit(&caller::of(&request).principal) {
         Ok(permit) => next.run(request).await.map(|body| Body::new(Holding::new(body, permit))),
         Err(error) => error.into_response(),
     }

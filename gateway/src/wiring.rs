@@ -26,7 +26,7 @@ pub struct App {
     /// Those of them that may also load and unload models.
     pub admin_keys: ApiKeys,
     pub hosts: Hosts,
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     pub metrics: Metrics,
     /// Places for long work on bodies (parsing, tokenising): one a core. A place is held until the work is
     /// done, even if the client that asked for it has left.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::stream::EventSender;
 use super::text::{OutputText, TextPiece};
+use crate::inbox::LinePlace;
 use crate::request::{Event, FinishReason, Finished, StopCriteria, Timing, TokenEvent, TokenLogprob};
 use crate::sampler::{Sampler, SamplerScratch, token_logprob};
 use crate::speculation::{GUESSES_MAX, Guesser, Wish};
@@ -28,6 +29,8 @@ pub(super) struct ActiveRequest {
     generated: usize,
     paused: bool,
     arrived: Instant,
+    /// Until it is admitted.
+    place: Option<LinePlace>,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
     /// `None` when nothing is guessed.
@@ -72,6 +75,7 @@ impl ActiveRequest {
         prompt: &[u32],
         eos_tokens: &[u32],
         stream: EventSender,
+        place: LinePlace,
         arrived: Instant,
         guesser: Option<Guesser>,
     ) -> ActiveRequest {
@@ -96,6 +100,7 @@ impl ActiveRequest {
             generated: 0,
             paused: false,
             arrived,
+            place: Some(place),
             admitted: None,
             first_token: None,
             guesser,
@@ -119,6 +124,7 @@ impl ActiveRequest {
     }
 
     pub fn admit(&mut self, now: Instant) {
+        self.place = None;
         self.admitted = Some(now);
     }
 

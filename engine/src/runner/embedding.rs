@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Counters, panic_text};
 use crate::batch::Encoder;
-use crate::inbox::{Inbox, Queue};
+use crate::inbox::LinePlace;
 use crate::residents::ModelLease;
 use crate::scheduler::Pace;
 use crate::scheduler::turns::{BandSet, Kind, ModelKey, Payer, Turn, Turns};
@@ -31,6 +31,7 @@ pub(crate) struct Embedding {
     pub model: ModelLease,
     pub caller: Caller,
     pub inputs: Vec<Vec<u32>>,
+    pub place: LinePlace,
     pub reply: oneshot::Sender<Result<Vec<Vec<f32>>, EngineError>>,
 }
 
@@ -46,7 +47,8 @@ struct Job {
     /// When one was taken last, as a count of all that were.
     turn: u64,
     vectors: Vec<Vec<f32>>,
-    tokens: usize,
+    /// Held to its end.
+    place: LinePlace,
     reply: oneshot::Sender<Result<Vec<Vec<f32>>, EngineError>>,
 }
 
@@ -99,42 +101,36 @@ impl EmbeddingRunner {
     }
 
     pub fn accept(&mut self, embedding: Embedding) {
-        let Embedding { caller, inputs, reply, .. } = embedding;
-        self.add(&caller, inputs, reply);
+        let Embedding { caller, inputs, place, reply, .. } = embedding;
+        self.add(&caller, inputs, place, reply);
     }
 
     fn add(
         &mut self,
         caller: &Caller,
         inputs: Vec<Vec<u32>>,
+        place: LinePlace,
         reply: oneshot::Sender<Result<Vec<Vec<f32>>, EngineError>>,
     ) {
         let mut order: Vec<usize> = (0..inputs.len()).collect();
         order.sort_by_key(|&input| inputs[input].len());
-        let tokens = inputs.iter().map(Vec::len).sum();
         let vectors = vec![Vec::new(); inputs.len()];
         let payer = Payer::of(caller);
-        let job = Job { payer, inputs, order, taken: 0, done: 0, turn: 0, vectors, tokens, reply };
+        let job = Job { payer, inputs, order, taken: 0, done: 0, turn: 0, vectors, place, reply };
         self.jobs.insert(self.next_job, job);
         self.next_job += 1;
     }
 
     /// Claims turns for those with texts here, after letting go of who is gone.
-    pub fn claim(&mut self, model: ModelKey, turns: &mut Turns, inbox: &Inbox, counters: &mut Counters) {
+    pub fn claim(&mut self, model: ModelKey, turns: &mut Turns, counters: &mut Counters) {
         let before = self.jobs.len();
-        self.end_where(inbox, |job| job.reply.is_closed());
+        self.end_where(|job| job.reply.is_closed());
         counters.cancelled_requests += (before - self.jobs.len()) as u64;
         self.jobs.values().for_each(|job| turns.claim(model, Kind::Embed, job.payer.clone()));
     }
 
     /// Runs one slice. Returns what it took, if there was anything to do.
-    pub fn step(
-        &mut self,
-        turn: &Turn,
-        turns: &mut Turns,
-        inbox: &Inbox,
-        counters: &mut Counters,
-    ) -> Option<Duration> {
+    pub fn step(&mut self, turn: &Turn, turns: &mut Turns, counters: &mut Counters) -> Option<Duration> {
         if self.pass.places.is_empty() {
             self.begin_pass(turn, turns);
         }
@@ -146,8 +142,8 @@ impl EmbeddingRunner {
         self.pass.took += before.elapsed();
         match computed {
             Ok(false) => {}
-            Ok(true) => self.end_pass(inbox, counters),
-            Err(panic) => self.fail(&panic_text(panic), inbox, counters),
+            Ok(true) => self.end_pass(counters),
+            Err(panic) => self.fail(&panic_text(panic), counters),
         }
         Some(before.elapsed())
     }
@@ -168,10 +164,10 @@ impl EmbeddingRunner {
     }
 
     /// Ends everything, and tells the callers why.
-    pub fn cancel_all(&mut self, why: impl Fn() -> EngineError, inbox: &Inbox, counters: &mut Counters) {
+    pub fn cancel_all(&mut self, why: impl Fn() -> EngineError, counters: &mut Counters) {
         counters.cancelled_requests += self.jobs.len() as u64;
         for (_, job) in std::mem::take(&mut self.jobs) {
-            inbox.leave(Queue::Embed, job.tokens);
+            drop(job.place);
             // Nobody there to be told.
             let _ = job.reply.send(Err(why()));
         }
@@ -235,7 +231,7 @@ impl EmbeddingRunner {
     }
 
     /// Hands out the vectors.
-    fn end_pass(&mut self, inbox: &Inbox, counters: &mut Counters) {
+    fn end_pass(&mut self, counters: &mut Counters) {
         counters.steps += 1;
         counters.embedded_tokens += self.pass.tokens as u64;
         self.pace.observe(self.pass.tokens, 0, self.pass.took);
@@ -247,7 +243,7 @@ impl EmbeddingRunner {
             if job.done == job.inputs.len() {
                 let job = self.jobs.remove(&id).expect("just seen there");
                 counters.finished_requests += 1;
-                inbox.leave(Queue::Embed, job.tokens);
+                drop(job.place);
                 // The caller may have gone in the meantime.
                 let _ = job.reply.send(Ok(job.vectors));
             }
@@ -255,25 +251,19 @@ impl EmbeddingRunner {
     }
 
     /// The network broke: whoever had an input in that pass gets an error.
-    fn fail(&mut self, reason: &str, inbox: &Inbox, counters: &mut Counters) {
+    fn fail(&mut self, reason: &str, counters: &mut Counters) {
         tracing::error!(reason, "an embedding model failed in the middle of a step");
         for Place { job, .. } in self.pass.places.drain(..) {
             let Some(job) = self.jobs.remove(&job) else { continue };
             counters.failed_requests += 1;
-            inbox.leave(Queue::Embed, job.tokens);
+            drop(job.place);
             let _ = job.reply.send(Err(EngineError::Failed(reason.to_owned())));
         }
     }
 
     /// Drops jobs whose callers are gone.
-    fn end_where(&mut self, inbox: &Inbox, is_over: impl Fn(&Job) -> bool) {
-        self.jobs.retain(|_, job| {
-            let over = is_over(job);
-            if over {
-                inbox.leave(Queue::Embed, job.tokens);
-            }
-            !over
-        });
+    fn end_where(&mut self, is_over: impl Fn(&Job) -> bool) {
+        self.jobs.retain(|_, job| !is_over(job));
         if !self.pass.places.iter().any(|place| self.jobs.contains_key(&place.job)) {
             // Nobody waits for it any more.
             self.pass.places.clear();
@@ -343,9 +333,11 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::Band;
-    use crate::inbox::Waiting;
+    use crate::inbox::{Inbox, Queue, Waiting};
     use crate::scheduler::turns::TurnLimits;
     use crate::testing::MockEncoder;
 
@@ -353,7 +345,7 @@ mod tests {
     struct Lab {
         runner: EmbeddingRunner,
         turns: Turns,
-        inbox: Inbox,
+        inbox: Arc<Inbox>,
         counters: Counters,
     }
 
@@ -370,7 +362,7 @@ mod tests {
             Lab {
                 runner: EmbeddingRunner::new(Box::new(MockEncoder::default()), 64),
                 turns: Turns::new(limits),
-                inbox: Inbox::new(room, room),
+                inbox: Arc::new(Inbox::new(room, room)),
                 counters: Counters::default(),
             }
         }
@@ -378,16 +370,17 @@ mod tests {
         fn ask(&mut self, principal: &str, band: Band, inputs: usize, tokens: usize) -> Reply {
             let caller = Caller { principal: principal.into(), band, ..Caller::default() };
             let (reply, vectors) = oneshot::channel();
-            self.runner.add(&caller, vec![vec![1; tokens]; inputs], reply);
+            let place = self.inbox.enter(Queue::Embed, &caller.principal, inputs * tokens).unwrap();
+            self.runner.add(&caller, vec![vec![1; tokens]; inputs], place, reply);
             vectors
         }
 
         /// One pass. What it takes is said to be a millisecond a token.
         fn pass(&mut self) -> Vec<(String, usize)> {
             self.turns.begin();
-            self.runner.claim(ModelKey(0), &mut self.turns, &self.inbox, &mut self.counters);
+            self.runner.claim(ModelKey(0), &mut self.turns, &mut self.counters);
             let Some(turn) = self.turns.next() else { return Vec::new() };
-            self.runner.step(&turn, &mut self.turns, &self.inbox, &mut self.counters);
+            self.runner.step(&turn, &mut self.turns, &mut self.counters);
             let payers = self.runner.pass.payers.clone();
             for (payer, tokens) in &payers {
                 self.turns.charge(turn.model, payer, Duration::from_millis(*tokens as u64));
@@ -447,9 +440,9 @@ mod tests {
         let gone = lab.ask("gone", Band::Interactive, 3, 10);
         let mut stays = lab.ask("stays", Band::Interactive, 3, 10);
         lab.turns.begin();
-        lab.runner.claim(ModelKey(0), &mut lab.turns, &lab.inbox, &mut lab.counters);
+        lab.runner.claim(ModelKey(0), &mut lab.turns, &mut lab.counters);
         let turn = Turn { time_max: Duration::ZERO, ..lab.turns.next().expect("two wait") };
-        lab.runner.step(&turn, &mut lab.turns, &lab.inbox, &mut lab.counters);
+        lab.runner.step(&turn, &mut lab.turns, &mut lab.counters);
         assert!(!lab.runner.pass.places.is_empty(), "a slice of no length ends in the middle");
         drop(gone);
         (0..10).for_each(|_| _ = lab.pass());

@@ -15,7 +15,7 @@ use super::stream::EventSender;
 use super::{Counters, panic_text};
 use crate::batch::{Batch, Decoder};
 use crate::handle::EngineStats;
-use crate::inbox::{Inbox, Queue};
+use crate::inbox::LinePlace;
 use crate::pages::PagePool;
 use crate::prefix::Prefixes;
 use crate::request::FinishReason;
@@ -40,6 +40,7 @@ pub(crate) struct Generation {
     pub model: ModelLease,
     pub request: Request,
     pub stream: EventSender,
+    pub place: LinePlace,
     pub arrived: Instant,
 }
 
@@ -114,7 +115,7 @@ impl GenerationRunner {
     pub fn accept(&mut self, generation: Generation) {
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        let Generation { mut request, stream, arrived, .. } = generation;
+        let Generation { mut request, stream, place, arrived, .. } = generation;
         let prompt = std::mem::take(&mut request.prompt);
         let (caller, cache) = (request.caller.clone(), std::mem::take(&mut request.cache));
         let active = ActiveRequest::new(
@@ -122,6 +123,7 @@ impl GenerationRunner {
             &prompt,
             &self.eos_tokens,
             stream,
+            place,
             arrived,
             (!self.guessing.is_off()).then(|| Guesser::new(&prompt)),
         );
@@ -132,8 +134,8 @@ impl GenerationRunner {
     }
 
     /// Takes in what happened, to know who wants a step.
-    pub fn take_in(&mut self, inbox: &Inbox, counters: &mut Counters) {
-        self.watch_clients(inbox, counters);
+    pub fn take_in(&mut self, counters: &mut Counters) {
+        self.watch_clients(counters);
         if let Some(disk) = &self.disk {
             disk.receive(&mut self.kv, &mut self.events);
         }
@@ -156,14 +158,14 @@ impl GenerationRunner {
     }
 
     /// Runs one step. Returns whether there was anything to do.
-    pub fn step(&mut self, inbox: &Inbox, counters: &mut Counters) -> bool {
-        self.watch_clients(inbox, counters);
+    pub fn step(&mut self, counters: &mut Counters) -> bool {
+        self.watch_clients(counters);
         if let Some(disk) = &self.disk {
             disk.receive(&mut self.kv, &mut self.events);
         }
         let events = std::mem::take(&mut self.events);
         let actions = self.scheduler.step(self.started.elapsed(), events);
-        self.follow(&actions, inbox, counters);
+        self.follow(&actions, counters);
         if let Some(disk) = &self.disk {
             // Before what is written is zeroed.
             disk.write(&actions.spill, &self.kv, &mut self.events);
@@ -172,7 +174,7 @@ impl GenerationRunner {
         actions.zero.iter().for_each(|&page| self.kv.zero_page(page));
         self.guessing.zero(&actions.zero);
         if !actions.batch.tokens.is_empty() {
-            self.run(&actions, inbox, counters);
+            self.run(&actions, counters);
         }
         !actions.is_idle()
     }
@@ -222,13 +224,13 @@ impl GenerationRunner {
     }
 
     /// Ends everything.
-    pub fn cancel_all(&mut self, reason: FinishReason, inbox: &Inbox, counters: &mut Counters) {
+    pub fn cancel_all(&mut self, reason: FinishReason, counters: &mut Counters) {
         let ids: Vec<SequenceId> = self.requests.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.cancel(id, reason, inbox, counters));
+        ids.into_iter().for_each(|id| self.cancel(id, reason, counters));
     }
 
     /// Looks at every stream: whose client is gone, whose does not read, whose reads again.
-    fn watch_clients(&mut self, inbox: &Inbox, counters: &mut Counters) {
+    fn watch_clients(&mut self, counters: &mut Counters) {
         let mut gone = Vec::new();
         for (&id, request) in &mut self.requests {
             if request.is_abandoned() {
@@ -240,17 +242,16 @@ impl GenerationRunner {
                 });
             }
         }
-        gone.into_iter().for_each(|id| self.cancel(id, FinishReason::Cancelled, inbox, counters));
+        gone.into_iter().for_each(|id| self.cancel(id, FinishReason::Cancelled, counters));
     }
 
-    fn follow(&mut self, actions: &Actions, inbox: &Inbox, counters: &mut Counters) {
+    fn follow(&mut self, actions: &Actions, counters: &mut Counters) {
         let now = Instant::now();
         for id in &actions.admitted {
             if let Some(request) = self.requests.get_mut(id) {
                 request.admit(now);
                 counters.prompt_tokens += request.prompt_tokens() as u64;
                 counters.band(request.band()).prompt_tokens += request.prompt_tokens() as u64;
-                inbox.leave(Queue::Generate, request.prompt_tokens());
             }
         }
         for reused in &actions.reused {
@@ -262,11 +263,11 @@ impl GenerationRunner {
         counters.preemptions += actions.preempted.len() as u64;
         for &id in &actions.stalled {
             tracing::info!(sequence = id.0, "cancelled: its client reads no more");
-            self.cancel(id, FinishReason::Cancelled, inbox, counters);
+            self.cancel(id, FinishReason::Cancelled, counters);
         }
     }
 
-    fn run(&mut self, actions: &Actions, inbox: &Inbox, counters: &mut Counters) {
+    fn run(&mut self, actions: &Actions, counters: &mut Counters) {
         counters.steps += 1;
         let before = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
@@ -285,7 +286,7 @@ impl GenerationRunner {
         }));
         self.events.extend(self.finished.drain(..).map(|id| SchedulerEvent::Ended { id }));
         if let Err(panic) = computed {
-            self.fail(&actions.sequences, &panic_text(panic), inbox, counters);
+            self.fail(&actions.sequences, &panic_text(panic), counters);
         }
     }
 
@@ -333,8 +334,8 @@ impl GenerationRunner {
     }
 
     /// Ends one request early.
-    fn cancel(&mut self, id: SequenceId, reason: FinishReason, inbox: &Inbox, counters: &mut Counters) {
-        if let Some(request) = self.remove(id, inbox) {
+    fn cancel(&mut self, id: SequenceId, reason: FinishReason, counters: &mut Counters) {
+        if let Some(request) = self.remove(id) {
             counters.cancelled_requests += 1;
             request.finish(End::early(reason), Instant::now());
         }
@@ -342,21 +343,18 @@ impl GenerationRunner {
 
     /// The network broke in the middle of a step: what it left in the cache for the sequences of that
     /// step is in doubt, so those end. The others and the engine go on.
-    fn fail(&mut self, ids: &[SequenceId], reason: &str, inbox: &Inbox, counters: &mut Counters) {
+    fn fail(&mut self, ids: &[SequenceId], reason: &str, counters: &mut Counters) {
         tracing::error!(reason, requests = ids.len(), "a model failed in the middle of a step");
         for &id in ids {
-            if let Some(request) = self.remove(id, inbox) {
+            if let Some(request) = self.remove(id) {
                 counters.failed_requests += 1;
                 request.fail(format!("the model failed: {reason}"));
             }
         }
     }
 
-    fn remove(&mut self, id: SequenceId, inbox: &Inbox) -> Option<ActiveRequest> {
+    fn remove(&mut self, id: SequenceId) -> Option<ActiveRequest> {
         let request = self.requests.remove(&id)?;
-        if !request.is_admitted() {
-            inbox.leave(Queue::Generate, request.prompt_tokens());
-        }
         self.events.push(SchedulerEvent::Ended { id });
         Some(request)
     }

@@ -9,7 +9,6 @@ use super::draft::DraftModel;
 use super::embedding::EmbeddingRunner;
 use super::generation::GenerationRunner;
 use super::{Counters, ModelRunner};
-use crate::inbox::Inbox;
 use crate::memory::Reservation;
 use crate::model::{LoadedModel, Network};
 use crate::prefix::Prefixes;
@@ -72,18 +71,18 @@ impl HeldModel {
     }
 
     /// Ends everything: because this model goes, or the engine.
-    pub fn cancel_all(&mut self, inbox: &Inbox, counters: &mut Counters) {
+    pub fn cancel_all(&mut self, counters: &mut Counters) {
         let goes = self.served.is_cancelled();
         match &mut self.runner {
             ModelRunner::Generate(runner) => {
                 let reason = if goes { FinishReason::Unloaded } else { FinishReason::Cancelled };
-                runner.cancel_all(reason, inbox, counters);
+                runner.cancel_all(reason, counters);
             }
             ModelRunner::Embed(runner) => {
                 let name = &self.served.info.name;
                 let unloaded = || EngineError::ModelUnloading(name.clone());
                 let error = || if goes { unloaded() } else { EngineError::Stopped };
-                runner.cancel_all(error, inbox, counters);
+                runner.cancel_all(error, counters);
             }
         }
     }

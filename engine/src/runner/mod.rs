@@ -192,7 +192,7 @@ impl Runner {
         let mut worked = false;
         for held in &mut self.models {
             if let ModelRunner::Generate(runner) = &mut held.runner {
-                worked |= runner.step(&self.inbox, &mut self.counters);
+                worked |= runner.step(&mut self.counters);
             }
         }
         worked
@@ -207,16 +207,16 @@ impl Runner {
             let key = held.key();
             match &mut held.runner {
                 ModelRunner::Generate(runner) => {
-                    runner.take_in(&self.inbox, &mut self.counters);
+                    runner.take_in(&mut self.counters);
                     let mut wants = false;
                     for caller in runner.wanting() {
                         self.turns.claim(key, Kind::Chat, Payer::of(caller));
                         wants = true;
                     }
-                    cleared |= !wants && runner.step(&self.inbox, &mut self.counters);
+                    cleared |= !wants && runner.step(&mut self.counters);
                 }
                 ModelRunner::Embed(runner) => {
-                    runner.claim(key, &mut self.turns, &self.inbox, &mut self.counters);
+                    runner.claim(key, &mut self.turns, &mut self.counters);
                 }
             }
         }
@@ -230,7 +230,7 @@ impl Runner {
         self.costs.clear();
         match &mut held.runner {
             ModelRunner::Generate(runner) => {
-                if !runner.step(&self.inbox, &mut self.counters) {
+                if !runner.step(&mut self.counters) {
                     return false;
                 }
                 let took = before.elapsed();
@@ -238,7 +238,7 @@ impl Runner {
                 self.costs.extend(runner.served().map(|(payer, part)| (payer, took.mul_f64(part))));
             }
             ModelRunner::Embed(runner) => {
-                let ran = runner.step(turn, &mut self.turns, &self.inbox, &mut self.counters);
+                let ran = runner.step(turn, &mut self.turns, &mut self.counters);
                 let Some(took) = ran else { return false };
                 self.turns.embeddings_ran(took, turn);
                 self.costs.extend(runner.payers().map(|(payer, part)| (payer.clone(), took.mul_f64(part))));
@@ -265,13 +265,13 @@ impl Runner {
     }
 
     fn cancel_all(&mut self) {
-        self.models.iter_mut().for_each(|held| held.cancel_all(&self.inbox, &mut self.counters));
+        self.models.iter_mut().for_each(|held| held.cancel_all(&mut self.counters));
     }
 
     /// Lets go of models that are unloading and have nothing left to do.
     fn free_models(&mut self) {
         for held in self.models.iter_mut().filter(|held| held.served.is_cancelled()) {
-            held.cancel_all(&self.inbox, &mut self.counters);
+            held.cancel_all(&mut self.counters);
         }
         for held in self.models.extract_if(.., |held| held.is_over()) {
             self.turns.forget_model(held.key());

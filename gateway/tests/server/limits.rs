@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::support::{eventually, start};
+use gateway::config::Secret;
+
+use crate::support::{Client, Running, eventually, start};
 
 fn embedding_of(length: usize) -> String {
     let empty = json!({ "model": "vectors", "input": "" }).to_string();
@@ -138,4 +140,59 @@ fn when_the_machine_has_no_memory_left_new_requests_are_refused() {
         assert!(reply.text().contains("engine.memory_floor_mib"), "{}", reply.text());
     }
     assert_eq!(server.get("/readyz").status, 200);
+}
+
+/// Sends a request of the client with `key`, whose body is to have `length` bytes.
+fn begin_as(server: &Running, key: &str, length: usize, body: &str) -> Client {
+    let mut client = server.connect();
+    client.send(
+        format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .as_bytes(),
+    );
+    client
+}
+
+#[test]
+fn a_greedy_client_keeps_nobody_out() {
+    let server = start(|config| {
+        config.auth.api_keys = vec![Secret::new("greedy"), Secret::new("other")];
+        config.server.requests_in_flight_max = 32;
+    });
+    let ask = |key: &str, model: &str, n: usize| {
+        let body = json!({ "model": model, "temperature": 0, "prompt": "x", "n": n, "max_tokens": 1000 });
+        let body = body.to_string();
+        begin_as(&server, key, body.len(), &body)
+    };
+    let waiting = || {
+        let metrics = server.connect().request("GET", "/metrics", &[("authorization", "Bearer other")], "");
+        let text = metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix("janus_engine_waiting_requests "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    // 64 run, and the line of 256 is full.
+    let mut choices = Vec::new();
+    for (n, expected) in [(128, 64), (128, 192), (64, 256)] {
+        choices.push(ask("greedy", "slow", n));
+        eventually("all but 64 wait", || waiting() == expected);
+    }
+    assert_eq!(ask("greedy", "chat", 1).reply().error().0, 429);
+    // And all places are taken.
+    let mut places: Vec<Client> = Vec::new();
+    loop {
+        let slow = begin_as(&server, "greedy", 1000, "{");
+        let mut probe = ask("greedy", "chat", 1);
+        let (status, _, code) = probe.reply().error();
+        places.push(slow);
+        if status == 503 {
+            assert_eq!(code.as_deref(), Some("server_overloaded"));
+            break;
+        }
+        assert_eq!(status, 429);
+        assert!(places.len() <= 32, "places are bounded");
+    }
+    let reply = ask("other", "chat", 1).reply();
+    assert_eq!(reply.status, 200, "{}", reply.text());
 }
