@@ -37,6 +37,7 @@ pub fn merge(sources: &Sources<'_>) -> Result<Config, ConfigError> {
     }
     for (name, value) in &sources.environment {
         if let Some((section, key)) = from_variable(name, &known)? {
+            check_secret(&section, &key, value, name)?;
             set_text(&mut merged, &known, (&section, &key), value, name, ListText::Commas)?;
         }
     }
@@ -109,6 +110,15 @@ fn is_of_kubernetes(key: &str) -> bool {
     matches!(key, "service_host" | "service_port" | "port")
         || key.starts_with("service_port_")
         || key.starts_with("port_")
+}
+
+/// A secret that was never set must not open a server whose file has keys.
+fn check_secret(section: &str, key: &str, value: &str, origin: &str) -> Result<(), ConfigError> {
+    if section != "auth" || value.split(',').any(|item| !item.trim().is_empty()) {
+        return Ok(());
+    }
+    let expected = "set to something: it is empty, so give it a value or unset the variable";
+    Err(ConfigError::WrongType { origin: origin.to_owned(), key: format!("{section}.{key}"), expected })
 }
 
 fn known_section<'a>(known: &'a Table, section: &str, origin: &str) -> Result<&'a Table, ConfigError> {

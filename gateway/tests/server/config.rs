@@ -103,6 +103,14 @@ fn faults_name_source_and_key() {
             "JANUS_SERVER_LISTENS: there is no key `server.listens`; did you mean `listen`?",
         ),
         (
+            "[auth]\napi_keys = [\"sesame\"]",
+            &[("JANUS_AUTH_API_KEYS", "")],
+            &[],
+            "JANUS_AUTH_API_KEYS: `auth.api_keys` must be set to something",
+        ),
+        ("", &[("JANUS_AUTH_ADMIN_KEYS", " , ")], &[], "`auth.admin_keys` must be set to something"),
+        ("", &[("JANUS_AUTH_API_KEYS_FILE", "")], &[], "`auth.api_keys_file` must be set to something"),
+        (
             "",
             &[("JANUS_MODELS_VERIFY", "perhaps")],
             &[],
