@@ -152,7 +152,13 @@ impl Loader {
         order: LoadOrder,
         on_demand: bool,
     ) -> Result<watch::Receiver<Outcome>, LoadError> {
+        // It looks at files: not while others wait for the lock.
+        let model = self.shelf.find(&order.model)?;
         let mut loads = self.lock();
+        // The load that a request missed may have ended since: then it is served, and not loaded again.
+        if on_demand && self.engine.model(&order.served_name).is_ok() {
+            return Ok(watch::channel(Some(Ok(()))).1);
+        }
         loads.retain(|_, load| load.is_running() || load.begun.elapsed() < FAILURE_KEPT);
         if let Some(load) = loads.get(&order.served_name) {
             match load.is_running() {
@@ -163,9 +169,12 @@ impl Loader {
             }
         }
         if loads.len() >= LOADS_MAX {
+            // Remembered failures take no place from a load.
+            loads.retain(|_, load| load.is_running());
+        }
+        if loads.len() >= LOADS_MAX {
             return Err(LoadError::TooMany);
         }
-        let model = self.shelf.find(&order.model)?;
         let (send, outcome) = watch::channel(None);
         let (model_name, progress) = (order.model.clone(), Arc::new(AtomicU32::new(0)));
         let load = Load {

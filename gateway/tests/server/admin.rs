@@ -3,11 +3,11 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use engine::EngineError;
 use engine::model::LoadedModel;
+use engine::{Engine, EngineError};
 use gateway::Config;
 use gateway::config::Secret;
-use gateway::loader::{LoadError, Shelf, ShelfModel};
+use gateway::loader::{LoadError, LoadOrder, Loader, Shelf, ShelfModel};
 use serde_json::{Value, json};
 
 use super::support::{ANSWER, Reply, Running, answers, chat_model, eventually, start_with};
@@ -280,4 +280,35 @@ fn without_permission_requests_load_nothing() {
     assert_eq!(ask(&server, "extra").error().2, Some("model_not_found".into()));
     assert!(!listed(&server).contains(&"extra".to_owned()));
     assert_eq!(server.get("/v1/models/extra").error().0, 404);
+}
+
+fn loader_of(models: Vec<LoadedModel>, shelf: Arc<MockShelf>) -> (Engine, Arc<Loader>) {
+    let engine = Engine::start(models, engine::EngineOptions::default()).unwrap();
+    let loader = Loader::new(engine.clone(), shelf);
+    (engine, loader)
+}
+
+#[test]
+fn a_model_that_is_served_by_now_is_not_loaded_again() {
+    let shelf = Arc::new(MockShelf::default());
+    let served = chat_model("broken", Duration::ZERO, answers(ANSWER));
+    let (engine, loader) = loader_of(vec![served], Arc::clone(&shelf));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // From the shelf it could not be loaded at all.
+    runtime.block_on(loader.load_on_demand("broken")).unwrap();
+    assert!(engine.model("broken").is_ok());
+}
+
+#[test]
+fn remembered_failures_keep_no_model_from_being_loaded() {
+    let (engine, loader) = loader_of(Vec::new(), Arc::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let order =
+        |model: &str, served_name: String| LoadOrder { model: model.into(), served_name, pinned: false };
+    for number in 0..20 {
+        let failed = runtime.block_on(loader.load(order("broken", format!("broken-{number}"))));
+        assert!(matches!(*failed.unwrap_err(), LoadError::Engine(_)), "load {number} was tried");
+    }
+    runtime.block_on(loader.load(order("extra", "extra".into()))).unwrap();
+    assert!(engine.model("extra").is_ok());
 }
