@@ -16,8 +16,9 @@ use crate::loader::LoadError;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// How soon another server, or this one's successor, may answer.
 const RETRY_AFTER_OVERLOAD: Duration = Duration::from_secs(1);
-/// Text of a client's own that an error quotes at most.
-const MESSAGE_CHARS_MAX: usize = 600;
+/// Text of a client's own that an error quotes at most, and a whole message.
+const QUOTE_CHARS_MAX: usize = 600;
+const MESSAGE_CHARS_MAX: usize = 2000;
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER_ERROR: &str = "server_error";
@@ -34,7 +35,8 @@ pub type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> ApiError {
-        let body = ErrorBody { message: message.into(), kind: kind.to_owned(), param: None, code: None };
+        let message = shorten_to(message.into(), MESSAGE_CHARS_MAX);
+        let body = ErrorBody { message, kind: kind.to_owned(), param: None, code: None };
         ApiError { status, body, retry_after: None }
     }
 
@@ -297,13 +299,18 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Both ends of a long text: its end holds line and column.
+/// A client's own text, as much as is quoted of it.
 fn shorten(text: &str) -> String {
+    shorten_to(text.to_owned(), QUOTE_CHARS_MAX)
+}
+
+/// Both ends of a long text: its end holds line and column.
+fn shorten_to(text: String, chars_max: usize) -> String {
     let count = text.chars().count();
-    if count <= MESSAGE_CHARS_MAX {
-        return text.to_owned();
+    if count <= chars_max {
+        return text;
     }
-    let half = MESSAGE_CHARS_MAX / 2;
+    let half = chars_max / 2;
     let start: String = text.chars().take(half).collect();
     let end: String = text.chars().skip(count - half).collect();
     format!("{start} ... {end}")

@@ -297,3 +297,19 @@ fn probes_and_metrics_answer() {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 }
+
+#[test]
+fn errors_quote_a_bounded_part_of_what_was_sent() {
+    let server = start(|_| {});
+    let long = "x".repeat(1 << 20);
+    for (path, body) in [
+        ("/v1/completions", json!({ "model": long, "prompt": "x" })),
+        ("/v1/completions", json!({ "model": "chat", "prompt": "x", "logit_bias": { (&long): 1 } })),
+        ("/v1/embeddings", json!({ "model": long, "input": "x" })),
+        ("/admin/models/load", json!({ "model": long })),
+    ] {
+        let reply = server.post(path, &body.to_string());
+        assert!((400..500).contains(&reply.status), "{path}: {}", reply.status);
+        assert!(reply.body.len() < 4096, "{path}: {} bytes", reply.body.len());
+    }
+}
