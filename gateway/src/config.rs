@@ -466,7 +466,7 @@ impl Config {
                 reason: "can be 100 at most".into(),
             });
         }
-        self.auth.clients.iter().try_for_each(Client::check)?;
+        Client::check_all(&self.auth.clients)?;
         self.prefix.public.iter().try_for_each(|public| public.check(&self.auth))?;
         if self.limits.logprobs_max > 20 {
             return Err(ConfigError::Invalid {

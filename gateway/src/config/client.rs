@@ -1,5 +1,7 @@
 //! Clients by name: what `[[auth.clients]]` says of each.
 
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,8 +52,21 @@ impl Default for Client {
 
 impl Client {
     /// # Errors
-    /// [`ConfigError::Invalid`] for a client without a name or keys, or a weight that is none.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// [`ConfigError::Invalid`] for a client without a name or keys or with a weight that is none, and for
+    /// two of one name: service is counted by it, and they might have different shares.
+    pub fn check_all(clients: &[Client]) -> Result<(), ConfigError> {
+        let mut names = HashSet::new();
+        for client in clients {
+            client.check()?;
+            if !names.insert(client.name.as_str()) {
+                let reason = format!("has two clients called `{}`: give all its keys to one", client.name);
+                return Err(ConfigError::Invalid { key: "auth.clients", reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
         let reason = if self.name.trim().is_empty() {
             "has a client without a name".into()
         } else if self.keys.is_empty() && self.keys_file.is_empty() {
@@ -102,6 +117,7 @@ mod tests {
         for (text, expected) in [
             (format!("{ann}waight = 5"), "`auth.clients.waight`; did you mean `weight`?"),
             (format!("{ann}weight = 0"), "not from 1 to 1000"),
+            (format!("{ann}{ann}weight = 2"), "two clients called `ann`"),
             (format!("{ann}tenant = [\"sesame\"]"), "`auth.clients.tenant` must be a string"),
             (format!("{ann}band = \"urgent\""), "unknown variant `urgent`"),
             ("[[auth.clients]]\nname = \"ann\"".to_owned(), "has no keys for `ann`"),
