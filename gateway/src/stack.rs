@@ -184,7 +184,8 @@ fn check_key(app: &App, key: Option<&str>) -> ApiResult<Caller> {
     }
 }
 
-/// Admin keys where there are any; else only a server that is open to everybody on its machine.
+/// Admin keys where there are any; else only a server that is open to everybody on its machine, and to nobody
+/// else.
 fn check_admin(app: &App, key: Option<&str>) -> ApiResult<Caller> {
     if app.admin_keys.is_required() {
         return match key {
@@ -199,12 +200,18 @@ fn check_admin(app: &App, key: Option<&str>) -> ApiResult<Caller> {
         };
     }
     let caller = check_key(app, key)?;
-    match app.keys.is_required() {
-        true => {
-            Err(ApiError::forbidden("This server has no admin keys; set auth.admin_keys to manage models"))
-        }
-        false => Ok(caller),
+    if app.keys.is_required() {
+        return Err(ApiError::forbidden(
+            "This server has no admin keys; set auth.admin_keys to manage models",
+        ));
     }
+    // Someone else's name for this server means that others can reach it.
+    if !app.server.allowed_hosts.is_empty() {
+        let message = "This server is behind a proxy (server.allowed_hosts) and has no admin keys; set \
+                       auth.admin_keys to manage models";
+        return Err(ApiError::forbidden(message));
+    }
+    Ok(caller)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -37,6 +37,15 @@ fn a_server_without_keys_answers_to_its_own_names_only() {
 }
 
 #[test]
+fn models_are_managed_without_keys_only_where_nobody_else_can_reach() {
+    for (hosts, status) in [(vec![], 200), (vec!["llm.example".to_owned()], 403)] {
+        let server = start(|config| config.server.allowed_hosts = hosts);
+        // As a proxy may say it: under the name it reaches the server by.
+        assert_eq!(get(&server, "/admin/models", "host: 127.0.0.1:8080\r\n").status, status);
+    }
+}
+
+#[test]
 fn a_server_with_keys_answers_to_any_name() {
     let server = start(|config| config.auth.api_keys = vec![gateway::config::Secret::new("secret")]);
     let key = "authorization: Bearer secret\r\n";
