@@ -441,6 +441,7 @@ mod tests {
             prompt_tokens: 1,
             cached_tokens: 0,
             completion_tokens: 1,
+            end_logprob: None,
             stop_string: None,
             timing: Timing::default(),
         })

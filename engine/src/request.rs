@@ -126,7 +126,7 @@ pub struct TopLogprob {
     pub logprob: f32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
     pub reason: FinishReason,
     /// Text held back for a stop string that did not come; belongs after the last token's.
@@ -136,6 +136,9 @@ pub struct Finished {
     pub cached_tokens: usize,
     /// Generated tokens, the stopping one included.
     pub completion_tokens: usize,
+    /// Log-probability of the token that ended it, where that is no part of the output and log-probabilities
+    /// were asked for.
+    pub end_logprob: Option<f32>,
     /// The stop string that matched, if one did.
     pub stop_string: Option<String>,
     pub timing: Timing,

@@ -54,6 +54,8 @@ pub(super) enum NextRow {
 pub(super) struct End {
     reason: FinishReason,
     stop_string: Option<String>,
+    /// Of the chosen token, where it is not sent.
+    logprob: Option<f32>,
     /// Whether a token was chosen in the step that ends it.
     pub chose_token: bool,
 }
@@ -61,11 +63,11 @@ pub(super) struct End {
 impl End {
     /// Not by the model's doing.
     pub fn early(reason: FinishReason) -> End {
-        End { reason, stop_string: None, chose_token: false }
+        End { reason, stop_string: None, logprob: None, chose_token: false }
     }
 
     fn by_token(reason: FinishReason, stop_string: Option<String>) -> End {
-        End { reason, stop_string, chose_token: true }
+        End { reason, stop_string, logprob: None, chose_token: true }
     }
 }
 
@@ -174,7 +176,8 @@ impl ActiveRequest {
         self.first_token.get_or_insert_with(Instant::now);
         let is_end = self.end_tokens.contains(&token);
         if is_end && !self.stop.include_stop_text {
-            return NextRow::Finish(End::by_token(FinishReason::Stop, None));
+            let logprob = self.logprobs.map(|_| token_logprob(logits, token, 0, |_| &[]).logprob);
+            return NextRow::Finish(End { logprob, ..End::by_token(FinishReason::Stop, None) });
         }
         let may_stop = self.generated >= self.stop.min_tokens;
         let TextPiece { text, matched } = self.text.push(tokenizer, token, may_stop);
@@ -244,6 +247,7 @@ impl ActiveRequest {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.reused_tokens,
             completion_tokens: self.generated,
+            end_logprob: end.logprob,
             stop_string: end.stop_string,
             timing: self.timing(now),
         };

@@ -78,7 +78,8 @@ fn best_of(app: &App, request: &CompletionRequest, n: usize, prompts: usize) -> 
     Ok(best_of)
 }
 
-/// The `n` likeliest of each prompt's `best_of` outcomes, by their mean log-probability.
+/// The `n` likeliest of each prompt's `best_of` outcomes, by the mean log-probability of their tokens, the one
+/// that ended it included.
 fn best(outcomes: Vec<(Outcome, Parts)>, best_of: usize, n: usize) -> Vec<(Outcome, Parts)> {
     if best_of == n {
         return outcomes;
@@ -95,8 +96,10 @@ fn best(outcomes: Vec<(Outcome, Parts)>, best_of: usize, n: usize) -> Vec<(Outco
 }
 
 fn mean_logprob(outcome: &Outcome) -> f64 {
-    let sum: f64 = outcome.logprobs.iter().map(|token| f64::from(token.logprob)).sum();
-    sum / outcome.logprobs.len().max(1) as f64
+    let tokens = outcome.logprobs.iter().map(|token| token.logprob).chain(outcome.finished.end_logprob);
+    let (count, sum) = tokens.fold((0, 0.0), |(count, sum), logprob| (count + 1, sum + f64::from(logprob)));
+    // What has no token is no answer at all.
+    if count == 0 { f64::NEG_INFINITY } else { sum / f64::from(count) }
 }
 
 /// What the output holds besides generated text.
@@ -337,5 +340,54 @@ impl Format for CompletionFormat {
 
     fn write_usage(&mut self, usage: Usage, events: &mut Events) {
         events.push(&completion(&self.head, Vec::new(), Some(Some(usage))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{FinishReason as Reason, Finished};
+
+    use super::*;
+
+    fn outcome(text: &str, logprobs: &[f32], end_logprob: Option<f32>) -> (Outcome, Parts) {
+        let token = |&logprob| TokenLogprob { token: 0, bytes: Vec::new(), logprob, top: Vec::new() };
+        let finished = Finished {
+            reason: Reason::Stop,
+            text: String::new(),
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            completion_tokens: logprobs.len(),
+            end_logprob,
+            stop_string: None,
+            timing: engine::Timing::default(),
+        };
+        let outcome = Outcome {
+            text: text.into(),
+            logprobs: logprobs.iter().map(token).collect(),
+            prompt_logprobs: Vec::new(),
+            finish_reason: FinishReason::Stop,
+            finished,
+        };
+        (outcome, Parts::new(Wanted { echo: false, logprobs: None }, None))
+    }
+
+    #[test]
+    fn the_best_is_the_likeliest_with_its_end() {
+        let likely = || outcome("likely", &[-0.5, -0.5], Some(-0.5));
+        let rows = [
+            (vec![outcome("other", &[-0.6, -0.5], Some(-0.5)), likely()], "likely"),
+            (vec![outcome("empty by an unlikely end", &[], Some(-9.0)), likely()], "likely"),
+            (vec![likely(), outcome("empty by a likely end", &[], Some(-0.1))], "empty by a likely end"),
+            (vec![outcome("no token at all", &[], None), likely()], "likely"),
+            (vec![outcome("unlikely end", &[-0.1], Some(-9.0)), likely()], "likely"),
+            (vec![likely(), outcome("stopped by its length", &[-0.4, -0.4], None)], "stopped by its length"),
+        ];
+        for (outcomes, expected) in rows {
+            let chosen = best(outcomes, 2, 1);
+            assert_eq!(
+                chosen.iter().map(|(outcome, _)| outcome.text.as_str()).collect::<Vec<_>>(),
+                [expected]
+            );
+        }
     }
 }
