@@ -26,7 +26,7 @@ impl Tokenizer {
         check_normalizer(inner.get_normalizer()).map_err(bad)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let roles = roles(&inner, folder)?;
-        Tokenizer::new(inner, roles).map_err(|error| bad(error.to_string()))
+        Tokenizer::new(inner, None, roles).map_err(|error| bad(error.to_string()))
     }
 
     /// Reads the `tokenizer.json` of a model's folder.

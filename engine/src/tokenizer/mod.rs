@@ -5,8 +5,9 @@
 //! - [`charsmap`]: the check of SentencePiece's compiled normaliser.
 //! - [`pieces`]: the bytes each token stands for; [`bound`]: how many they can be at most.
 //! - [`stream`]: token ids to text, one at a time, never splitting a character.
+//! - [`implied`]: merges that a vocabulary does not list.
 //!
-//! Merging and lattice search are the `tokenizers` crate's. What stands here is what a server adds:
+//! All other merging and the lattice search are the `tokenizers` crate's. What stands here is what a server adds:
 //! text from outside can never become a special token, and prompts rendered by a chat template say
 //! which of their special tokens are the template's own ([`PromptText`]).
 //!
@@ -16,6 +17,7 @@
 mod bound;
 mod charsmap;
 pub mod gguf;
+mod implied;
 pub mod json;
 mod pieces;
 mod stream;
@@ -25,6 +27,7 @@ use tokenizers::{AddedVocabulary, Encoding, Model, PostProcessor, PreTokenizer, 
 
 use crate::EngineError;
 use crate::prompt::PromptText;
+use implied::ImpliedMerges;
 use pieces::Pieces;
 
 pub use gguf::GgufVocabulary;
@@ -33,6 +36,8 @@ pub use stream::{Detokenizer, StreamDecoder};
 /// A model's vocabulary and how text is cut into it.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Of a vocabulary that does not list its merges; `inner` has none then.
+    implied: Option<ImpliedMerges>,
     /// Finds tokens in text from outside: added tokens, but none that is special.
     text_vocabulary: AddedVocabulary,
     /// Finds every added token, special ones included.
@@ -77,7 +82,11 @@ const END_TOKENS: [&str; 16] = [
 
 impl Tokenizer {
     /// Wraps a tokenizer whose added tokens, decoder and post-processor are complete.
-    fn new(mut inner: tokenizers::Tokenizer, mut roles: TokenRoles) -> Result<Tokenizer, EngineError> {
+    fn new(
+        mut inner: tokenizers::Tokenizer,
+        implied: Option<ImpliedMerges>,
+        mut roles: TokenRoles,
+    ) -> Result<Tokenizer, EngineError> {
         match_special_tokens_verbatim(&mut inner)?;
         let pieces = Pieces::of(&inner);
         let template_vocabulary = inner.get_added_vocabulary().clone();
@@ -85,7 +94,7 @@ impl Tokenizer {
         text_vocabulary.set_encode_special_tokens(true);
         let (prefix, suffix) = frame(&inner)?;
         roles.complete(&inner);
-        Ok(Tokenizer { inner, text_vocabulary, template_vocabulary, prefix, suffix, pieces, roles })
+        Ok(Tokenizer { inner, implied, text_vocabulary, template_vocabulary, prefix, suffix, pieces, roles })
     }
 
     /// Ids of text from outside. The names of special tokens in it stay plain text. `add_special` puts
@@ -227,7 +236,11 @@ impl Tokenizer {
     /// spell a control token out of ordinary characters; such a token is spelt character by character.
     fn model_tokens(&self, part: &str) -> tokenizers::Result<Vec<Token>> {
         let model = self.inner.get_model();
-        let tokens = model.tokenize(part)?;
+        let tokenize = |text: &str| match &self.implied {
+            Some(implied) => Ok(implied.tokenize(model, text)),
+            None => model.tokenize(text),
+        };
+        let tokens = tokenize(part)?;
         if !tokens.iter().any(|token| self.is_forged(token.id)) {
             return Ok(tokens);
         }
@@ -235,7 +248,7 @@ impl Tokenizer {
         for token in tokens {
             if self.is_forged(token.id) {
                 for character in token.value.chars() {
-                    spelt.extend(model.tokenize(character.encode_utf8(&mut [0; 4]))?);
+                    spelt.extend(tokenize(character.encode_utf8(&mut [0; 4]))?);
                 }
             } else {
                 spelt.push(token);

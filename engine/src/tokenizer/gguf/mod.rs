@@ -76,18 +76,18 @@ impl Tokenizer {
     /// [`EngineError::Tokenizer`] naming the key that is unknown, inconsistent or missing.
     pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Tokenizer, EngineError> {
         vocabulary.check()?;
-        let inner = match vocabulary.model.as_str() {
-            "gpt2" => byte_level::build(vocabulary)?,
+        let (inner, implied) = match vocabulary.model.as_str() {
+            "gpt2" => (byte_level::build(vocabulary)?, None),
             "llama" => sentencepiece::build(vocabulary)?,
-            "t5" => unigram::build(vocabulary)?,
-            "bert" => word_piece::build(vocabulary)?,
+            "t5" => (unigram::build(vocabulary)?, None),
+            "bert" => (word_piece::build(vocabulary)?, None),
             other => {
                 return Err(EngineError::Tokenizer(format!(
                     "tokenizer.ggml.model is `{other}`; this version reads gpt2, llama, t5 and bert"
                 )));
             }
         };
-        Tokenizer::new(inner, vocabulary.roles())
+        Tokenizer::new(inner, implied, vocabulary.roles())
     }
 }
 
