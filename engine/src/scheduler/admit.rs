@@ -2,11 +2,27 @@
 
 use std::time::Duration;
 
+use super::fairness::Contenders;
 use super::sequence::{Sequence, SequenceId, Weakness};
-use super::{Actions, Scheduler};
+use super::{Actions, Scheduler, SchedulerLimits};
 
 /// One place and one page in so many are kept for principals that have less than that running.
 const KEPT_FRACTION: usize = 8;
+
+/// One page, and one place, in so many is left to those who overtake a sequence that claims more, for so
+/// long. After that it gets all it claims.
+const OVERTAKING_FRACTION: usize = 8;
+const OVERTAKING_TIME: Duration = Duration::from_secs(300);
+
+/// What a sequence that is overdue has a right to: it is tried first, and those who overtake it may hold
+/// what it leaves over. So it finds room once those who ran before have ended, and others go on meanwhile.
+#[derive(Clone, Copy)]
+struct Claim {
+    id: SequenceId,
+    /// Those who overtake it may be so many, or hold so many pages together.
+    others_max: usize,
+    other_pages_max: usize,
+}
 
 impl Scheduler {
     /// Puts a waiting sequence in line, unless its client does not read.
@@ -21,9 +37,11 @@ impl Scheduler {
 
     /// Admits the sequence whose turn it is, or makes room for it. Returns whether it did either.
     pub(super) fn admit_next(&mut self, now: Duration, actions: &mut Actions) -> bool {
-        for (place, id) in self.fairness.candidates(now).into_iter().enumerate() {
-            if self.has_room_for(id) {
-                self.admit(id, now, actions);
+        let Contenders { candidates, overdue } = self.fairness.contenders(now);
+        let claim = candidates.first().zip(overdue).map(|(&first, overdue)| self.claim_of(first, overdue));
+        for (place, id) in candidates.into_iter().enumerate() {
+            if self.has_room_for(id, claim) {
+                self.admit(id, claim, actions);
                 return true;
             }
             // Only the first in line may displace others: those that overtake it would displace it next.
@@ -38,8 +56,12 @@ impl Scheduler {
         false
     }
 
-    fn admit(&mut self, id: SequenceId, now: Duration, actions: &mut Actions) {
+    fn admit(&mut self, id: SequenceId, claim: Option<Claim>, actions: &mut Actions) {
+        let now = self.now;
         let mut sequence = self.waiting.remove(&id).expect("only waiting sequences are admitted");
+        sequence.overtook = claim.map(|claim| claim.id).filter(|first| *first != id);
+        // Who has claimed its room so long is not sent away again.
+        sequence.gave_way |= claim.is_some_and(|claim| claim.id == id);
         if std::mem::replace(&mut sequence.admitted, true) {
             self.fairness.resume(sequence.account, id, now);
         } else {
@@ -52,8 +74,15 @@ impl Scheduler {
 
     /// Whether there is a place, and pages for all known tokens of a waiting sequence beside what running
     /// prompts still need and one page of growth for each.
-    fn has_room_for(&mut self, id: SequenceId) -> bool {
-        let (places_kept, pages_kept) = self.kept_for_newcomers(&self.waiting[&id]);
+    fn has_room_for(&mut self, id: SequenceId, claim: Option<Claim>) -> bool {
+        let is_first = claim.is_some_and(|claim| claim.id == id);
+        if claim.is_some_and(|claim| !is_first && !self.may_overtake(id, claim)) {
+            return false;
+        }
+        let (places_kept, pages_kept) = match is_first {
+            true => (0, 0),
+            false => self.kept_for_newcomers(&self.waiting[&id]),
+        };
         if self.running.len() + places_kept >= self.limits.running_sequences_max {
             return false;
         }
@@ -63,12 +92,35 @@ impl Scheduler {
         needed + promised + self.running.len() + pages_kept <= self.pool.free()
     }
 
+    /// The claim of a waiting sequence that should have been admitted so long ago.
+    fn claim_of(&self, id: SequenceId, overdue: Duration) -> Claim {
+        let SchedulerLimits { pages, running_sequences_max, .. } = self.limits;
+        let left = pages.saturating_sub(self.waiting[&id].pages_wanted());
+        if overdue >= OVERTAKING_TIME {
+            return Claim { id, others_max: 0, other_pages_max: left };
+        }
+        Claim {
+            id,
+            others_max: running_sequences_max.div_ceil(OVERTAKING_FRACTION),
+            other_pages_max: left.max(pages / OVERTAKING_FRACTION),
+        }
+    }
+
+    /// Whether a waiting sequence may be admitted before the one that has this claim.
+    fn may_overtake(&self, id: SequenceId, claim: Claim) -> bool {
+        let others = || self.running.values().filter(|sequence| sequence.overtook == Some(claim.id));
+        let pages = others().chain([&self.waiting[&id]]).map(Sequence::pages_wanted).sum::<usize>();
+        pages <= claim.other_pages_max || others().count() < claim.others_max
+    }
+
     /// Places and pages that `sequence` must leave free, so that who has less running than is kept finds room
     /// however long others' answers are.
     fn kept_for_newcomers(&self, sequence: &Sequence) -> (usize, usize) {
-        let alone = self.fairness.known() < 2;
         let kept = self.limits.running_sequences_max / KEPT_FRACTION;
-        if alone || sequence.admitted || self.fairness.running(sequence.account) < kept.max(1) {
+        if self.fairness.is_alone(self.now)
+            || sequence.admitted
+            || self.fairness.running(sequence.account) < kept.max(1)
+        {
             return (0, 0);
         }
         (kept, self.limits.pages / KEPT_FRACTION)

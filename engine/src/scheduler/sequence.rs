@@ -43,7 +43,9 @@ pub(super) struct Sequence {
     pub paused_since: Option<Duration>,
     /// Whether it was ever admitted.
     pub admitted: bool,
-    /// Whether it gave up its pages for a more urgent band; once is enough.
+    /// Who should have been admitted before it and found no room.
+    pub overtook: Option<SequenceId>,
+    /// Whether it gave up its pages for a more urgent band, or waited too long: once is enough.
     pub gave_way: bool,
 }
 
@@ -81,6 +83,7 @@ impl Sequence {
             score_from: score_prompt.then_some(0),
             paused_since: None,
             admitted: false,
+            overtook: None,
             gave_way: false,
         }
     }
@@ -126,6 +129,11 @@ impl Sequence {
     /// Pages it lacks to hold `tokens` tokens.
     pub fn pages_lacking(&self, tokens: usize) -> usize {
         tokens.div_ceil(PAGE_TOKENS).saturating_sub(self.pages.len())
+    }
+
+    /// Pages it has and lacks to hold its tokens, and one to go on with.
+    pub fn pages_wanted(&self) -> usize {
+        self.pages.len() + self.pages_lacking(self.tokens.len()) + 1
     }
 
     /// Whether its client has seen a token.

@@ -55,11 +55,11 @@ impl Floors {
         owed.or_else(|| BANDS.iter().find(wants)).copied()
     }
 
-    /// The band passed over for too long, if there is one.
-    pub fn passed_over(&self, now: Duration) -> Option<Band> {
+    /// The band passed over for longest, if that is too long, and by how much.
+    pub fn overdue(&self, now: Duration) -> Option<(Duration, Band)> {
         let waits = |band: &Band| Some((self.passed_over_since[*band as usize]?, *band));
         let (since, band) = BANDS.iter().filter_map(waits).min()?;
-        (since + PASSED_OVER_MAX <= now).then_some(band)
+        Some((now.checked_sub(since + PASSED_OVER_MAX)?, band))
     }
 
     /// Takes note of who waits.
@@ -124,11 +124,11 @@ mod tests {
         for second in 1..30 {
             floors.watch(Duration::from_secs(second), waiting);
             floors.admitted(Band::System, Duration::from_secs(second));
-            assert_eq!(floors.passed_over(Duration::from_secs(second)), None);
+            assert_eq!(floors.overdue(Duration::from_secs(second)), None);
         }
-        let now = Duration::from_secs(30);
-        assert_eq!(floors.passed_over(now), Some(Band::BestEffort));
+        let now = Duration::from_secs(32);
+        assert_eq!(floors.overdue(now), Some((Duration::from_secs(2), Band::BestEffort)));
         floors.admitted(Band::BestEffort, now);
-        assert_eq!(floors.passed_over(now), None);
+        assert_eq!(floors.overdue(now), None);
     }
 }

@@ -11,7 +11,8 @@
 //!   are computed: a newcomer need not wait for all prompts admitted before it.
 //! * Which band goes first is decided in `bands.rs`, whose prompts get a step's tokens in `prompts.rs`.
 //!
-//! Service is never withheld while there is any to give.
+//! Service is not withheld while there is any to give: whoever finds no room for all of a prompt is
+//! overtaken by the more urgent, within bounds (`admit.rs`).
 
 mod bands;
 mod prompts;
@@ -36,6 +37,16 @@ const TOKEN: u64 = 1 << 20;
 /// An account not used for so long is forgotten, and the one not used for longest when there are more.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 const IDLE_ACCOUNTS_MAX: usize = 1024;
+
+/// An account that had sequences so lately may well come back: room is kept for it.
+const COMPANY_FOR: Duration = Duration::from_secs(60);
+
+/// Whom to try to admit. When there is no room for the first, the others may be: they are more urgent.
+pub struct Contenders {
+    pub candidates: Vec<SequenceId>,
+    /// How long ago the first, whose band is passed over, should have been admitted.
+    pub overdue: Option<Duration>,
+}
 
 /// Names an account as long as it has sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,19 +174,21 @@ impl Fairness {
         }
     }
 
-    /// Accounts not forgotten.
-    pub fn known(&self) -> usize {
-        self.by_principal.len()
+    /// Whether at most one account has sequences, or had some a moment ago.
+    pub fn is_alone(&self, now: Duration) -> bool {
+        let live = self.by_principal.len() - self.idle.len();
+        let lately = self.idle.iter().rev().take_while(|(since, _)| *since + COMPANY_FOR > now);
+        live + lately.take(2).count() < 2
     }
 
-    /// Who is to be admitted next. When there is no room for the first, the others may be tried: they
-    /// are more urgent.
-    pub fn candidates(&mut self, now: Duration) -> Vec<SequenceId> {
+    /// Who is to be admitted next.
+    pub fn contenders(&mut self, now: Duration) -> Contenders {
         let waiting = self.waiting_bands();
-        let passed_over = self.floors.passed_over(now);
-        let first = passed_over.or_else(|| self.floors.first(waiting));
-        let urgent = BANDS.into_iter().take_while(move |&band| passed_over.is_none() && Some(band) < first);
-        first.into_iter().chain(urgent).filter_map(|band| self.head(band)).collect()
+        let overdue = self.floors.overdue(now);
+        let first = overdue.map(|(_, band)| band).or_else(|| self.floors.first(waiting));
+        let urgent = BANDS.into_iter().take_while(|&band| Some(band) < first);
+        let candidates = first.into_iter().chain(urgent).filter_map(|band| self.head(band)).collect();
+        Contenders { candidates, overdue: overdue.map(|(time, _)| time) }
     }
 
     /// Admits a new sequence that will compute so many tokens of its prompt.

@@ -28,6 +28,7 @@ pub struct Client {
     pub arrivals: Arrivals,
     pub weight: u32,
     pub band: Band,
+    pub prompt_tokens_min: usize,
     pub prompt_tokens_max: usize,
     pub output_tokens_max: usize,
     /// One request in so many is cancelled at some time.
@@ -40,6 +41,7 @@ impl Default for Client {
             arrivals: Arrivals::Backlog(16),
             weight: 1,
             band: Band::Interactive,
+            prompt_tokens_min: 1,
             prompt_tokens_max: 64,
             output_tokens_max: 24,
             cancels_one_in: usize::MAX,
@@ -223,7 +225,8 @@ impl Machine {
         let client = self.clients[index].clone();
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        let prompt_tokens = 1 + self.below(client.prompt_tokens_max);
+        let spread = 1 + client.prompt_tokens_max - client.prompt_tokens_min;
+        let prompt_tokens = client.prompt_tokens_min + self.below(spread);
         let output_tokens = 1 + self.below(client.output_tokens_max);
         let cancelled_at = match self.below(client.cancels_one_in) {
             0 if client.cancels_one_in < usize::MAX => self.seconds + self.uniform() * 3.0,

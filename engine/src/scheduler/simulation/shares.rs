@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use kernels::PAGE_TOKENS;
+
 use super::super::*;
 use super::clients::{Arrivals, Client, Costs, Machine};
-use super::{limits, seeds};
+use super::{limits, scope, seeds};
+use crate::Band;
 
 const PROMPT_MAX: usize = 64;
 const OUTPUT_MAX: usize = 24;
@@ -65,6 +68,7 @@ fn crowd(seed: u64) -> Machine {
             arrivals,
             weight: [1, 1, 1, 2, 5][dice.below(5)],
             band: fairness::BANDS[[0, 1, 1, 1, 1, 2, 3][dice.below(7)]],
+            prompt_tokens_min: 1,
             prompt_tokens_max: PROMPT_MAX,
             output_tokens_max: OUTPUT_MAX,
             cancels_one_in: [usize::MAX, 10][dice.below(2)],
@@ -153,6 +157,40 @@ fn bands_get_their_floors_and_none_starves() {
     for record in &machine.records {
         let pause = record.admitted_at.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
         assert!(pause < 35.0, "nobody of a band was admitted for {pause} s");
+    }
+}
+
+fn arrival(id: u64, band: Band, pages: usize) -> SchedulerEvent {
+    // One token less: all of it fits into so many pages.
+    let prompt = vec![id as u32; pages * PAGE_TOKENS - 1];
+    let caller = Caller { principal: format!("{band:?}").into(), band, ..Caller::default() };
+    SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope: scope(0, 0) }
+}
+
+/// A long stream leaves no room for a large prompt: others overtake it, and it is first when there is room.
+#[test]
+fn a_large_prompt_without_room_stops_nobody_more_urgent_and_is_admitted_first() {
+    const LARGE: SequenceId = SequenceId(1);
+    // Pages of the large prompt out of 100, of which the stream has 60; whether the others end; and how
+    // many of one a second are admitted in 400 seconds. Others may always hold what pages it leaves over;
+    // until it has waited for 330 seconds also 12 pages, or as many as 8 of them take.
+    for (pages, others_end, expected) in
+        [(45, true, 400), (80, true, 400), (99, true, 329), (80, false, 29 + 9), (99, false, 29 + 8)]
+    {
+        let mut scheduler = Scheduler::new(SchedulerLimits { running_sequences_max: 64, ..limits(100) });
+        scheduler.step(Duration::ZERO, [arrival(0, Band::System, 60), arrival(1, Band::BestEffort, pages)]);
+        let mut admitted = Vec::new();
+        for second in 1..=400 {
+            let ended = if others_end || second < 30 { admitted.last().copied() } else { None };
+            let events = ended.map(|id| SchedulerEvent::Ended { id }).into_iter();
+            let events = events.chain([arrival(1 + second, Band::Interactive, 1)]);
+            admitted.extend(scheduler.step(Duration::from_secs(second), events).admitted);
+        }
+        assert_eq!(admitted.len(), expected, "{pages} pages, others end: {others_end}");
+        let ended = admitted.iter().copied().chain([SequenceId(0)]).map(|id| SchedulerEvent::Ended { id });
+        let actions = scheduler.step(Duration::from_secs(401), ended);
+        assert_eq!(actions.admitted.first(), Some(&LARGE), "{pages} pages");
+        assert_eq!(actions.preempted, [], "who waited so long stays");
     }
 }
 
