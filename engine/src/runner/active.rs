@@ -121,10 +121,6 @@ impl ActiveRequest {
         self.band
     }
 
-    pub fn is_admitted(&self) -> bool {
-        self.admitted.is_some()
-    }
-
     pub fn admit(&mut self, now: Instant) {
         self.place = None;
         self.admitted = Some(now);

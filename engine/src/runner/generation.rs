@@ -214,9 +214,10 @@ impl GenerationRunner {
 
     /// Adds its sequences to the gauges.
     pub fn count(&self, stats: &mut EngineStats) {
-        for request in self.requests.values() {
+        for (&id, request) in &self.requests {
             let band = &mut stats.bands[request.band() as usize];
-            let running = usize::from(request.is_admitted());
+            // One that was put back waits again.
+            let running = usize::from(self.scheduler.is_running(id));
             stats.running_sequences += running;
             band.running_sequences += running;
             band.waiting_sequences += 1 - running;

@@ -87,6 +87,9 @@ struct Counters {
     guessed_tokens: u64,
     accepted_guesses: u64,
     prefix_hits: u64,
+    /// Of models that are gone; each that is here counts its own.
+    evictions: u64,
+    restored_pages: u64,
     /// Tokens only.
     bands: [BandStats; Band::ALL.len()],
 }
@@ -275,6 +278,10 @@ impl Runner {
         }
         for held in self.models.extract_if(.., |held| held.is_over()) {
             self.turns.forget_model(held.key());
+            if let ModelRunner::Generate(runner) = &held.runner {
+                self.counters.evictions += runner.pages().evictions();
+                self.counters.restored_pages += runner.restored_pages();
+            }
             self.freeing.extend(held.free_aside());
         }
         self.freeing.retain(|thread| !thread.is_finished());
@@ -344,6 +351,8 @@ impl Counters {
             guessed_tokens: self.guessed_tokens,
             accepted_guesses: self.accepted_guesses,
             prefix_hits: self.prefix_hits,
+            kv_evictions: self.evictions,
+            kv_pages_restored: self.restored_pages,
             bands: self.bands,
             ..EngineStats::default()
         }

@@ -303,8 +303,9 @@ impl Scheduler {
         &self.pool
     }
 
-    pub fn running(&self) -> usize {
-        self.running.len()
+    /// Whether a sequence has a place and pages.
+    pub fn is_running(&self, id: SequenceId) -> bool {
+        self.running.contains_key(&id)
     }
 
     /// New and preempted sequences.
