@@ -143,7 +143,8 @@ impl Engine {
         self.inner.residents.statuses()
     }
 
-    /// Reserves memory, unloading idle models, unused for longest first, as far as needed.
+    /// Reserves memory, waiting for models that are going and unloading idle ones, unused for longest first,
+    /// as far as needed.
     fn make_room(&self, bytes: usize, name: &str) -> Result<Reservation, EngineError> {
         loop {
             let refusal = match self.inner.budget.reserve(bytes) {
@@ -151,12 +152,11 @@ impl Engine {
                 Err(refusal) => refusal,
             };
             let missing = bytes.saturating_sub(self.inner.budget.free());
-            let Some(idle) = self.inner.residents.unload_idle(missing, name) else {
+            let Some(going) = self.inner.residents.make_way(missing, name) else {
                 return Err(self.of_swap(refusal, name));
             };
-            tracing::info!(model = idle.info.name, "unloaded to make room");
             self.inner.inbox.wake();
-            if !self.inner.residents.wait_gone(idle.instance, FREED_WITHIN) {
+            if !self.inner.residents.wait_gone(going.instance, FREED_WITHIN) {
                 return Err(refusal);
             }
         }

@@ -256,21 +256,26 @@ impl Residents {
         Ok(Arc::clone(served))
     }
 
-    /// Marks the model unused for longest as unloading, of those that are idle, not pinned and not
-    /// called `except`. `None` when all of them together are less than `bytes`: none goes in vain.
-    pub fn unload_idle(&self, bytes: usize, except: &str) -> Option<Arc<Served>> {
+    /// Makes way for `bytes` bytes: names a model that is going already and has nothing left to do, or else
+    /// marks one as unloading, the one unused for longest of those that are idle, not pinned and not called
+    /// `except`. `None` when all of them together are less than that: none goes in vain.
+    pub fn make_way(&self, bytes: usize, except: &str) -> Option<Arc<Served>> {
         let table = self.lock();
-        let idle: Vec<&Arc<Served>> = table
+        let may_go = |model: &&Arc<Served>| !model.pinned && model.info.name != except;
+        let (going, idle): (Vec<_>, Vec<_>) = table
             .models
             .iter()
-            .filter(|model| !model.pinned && !model.is_unloading() && model.is_idle())
-            .filter(|model| model.info.name != except)
-            .collect();
-        if idle.iter().map(|model| model.bytes()).sum::<usize>() < bytes {
+            .filter(|model| model.is_idle() && (model.is_unloading() || may_go(model)))
+            .partition(|model| model.is_unloading());
+        if going.iter().chain(&idle).map(|model| model.bytes()).sum::<usize>() < bytes {
             return None;
+        }
+        if let Some(first) = going.first() {
+            return Some(Arc::clone(first));
         }
         let oldest = idle.into_iter().min_by_key(|model| *model.last_used())?;
         oldest.unloading.store(true, Ordering::SeqCst);
+        tracing::info!(model = oldest.info.name, "unloaded to make room");
         Some(Arc::clone(oldest))
     }
 

@@ -184,6 +184,37 @@ fn an_idle_version_goes_however_soon_the_thread_takes_the_next() {
 }
 
 #[test]
+fn what_was_counted_of_a_model_stays_when_it_goes() {
+    let models = vec![model("goes", 0, "1"), model("stays", 0, "2")];
+    let engine = Engine::start(models, with_memory(1 << 20)).unwrap();
+    // Prompts of 32 pages out of 64, which have nothing in common.
+    for letter in ["a", "b", "c"] {
+        let prompt = tokens(&letter.repeat(1000));
+        read(engine.submit(Request { prompt, ..request("goes", 2) }).unwrap());
+    }
+    use_once(&engine, "goes");
+    let before = engine.stats().kv_evictions;
+    assert!(before > 0);
+    assert!(engine.unload("goes", UnloadMode::Finish).unwrap().wait(PATIENCE));
+    use_once(&engine, "stays");
+    assert_eq!(engine.stats().kv_evictions, before);
+}
+
+#[test]
+fn a_load_waits_for_memory_that_is_on_its_way_back() {
+    let each = 1000 + cache_bytes();
+    for _ in 0..20 {
+        let models = vec![model("one", 1000, "1"), model("two", 1000, "2")];
+        let options = EngineOptions { pin_first_models: true, ..with_memory(2 * each) };
+        let engine = Engine::start(models, options).unwrap();
+        let bytes = engine.unload("one", UnloadMode::Finish).unwrap().bytes();
+        assert_eq!(bytes, each);
+        load(&engine, "three", 1000, "3").expect("`one` is as good as gone");
+        assert_eq!(names(&engine), ["two", "three"]);
+    }
+}
+
+#[test]
 fn embeddings_finish_before_their_model_goes() {
     let vectors = embedding_model("vectors", 16, Duration::from_millis(5));
     let engine = Engine::start(vec![vectors], EngineOptions::default()).unwrap();
