@@ -154,7 +154,7 @@ pub struct Models {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    /// Threads that compute. 0: one a core.
+    /// Threads that compute. 0: one a physical core, within the quota of the control group.
     pub threads: usize,
     /// Requests that may wait for a place, besides those running; more are answered 429, unless their client
     /// has less than an equal part of them waiting.

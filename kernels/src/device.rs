@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::cores::Cores;
 use crate::kv::{KvCache, KvFormat, KvLayout, PagedRows};
 use crate::matmul::{self, Input, Linear, Precision, SendPtr};
 use crate::memory::Arena;
@@ -15,7 +16,7 @@ use crate::{Format, Isa, KernelError, MappedBytes};
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuOptions {
-    /// Worker threads; `None` takes the cores this process may use.
+    /// Worker threads; `None` takes one for each physical core this process may use.
     pub threads: Option<usize>,
     /// Instruction set; `None` takes `KERNELS_ISA` or the best one here.
     pub isa: Option<Isa>,
@@ -44,8 +45,7 @@ impl Device {
             Some(isa) => Isa::parse(isa.name())?,
             None => Isa::from_environment()?,
         };
-        let threads =
-            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let threads = options.threads.unwrap_or_else(|| Cores::of_this_process().threads());
         Ok(Device {
             pool: Arc::new(WorkerPool::new(threads)),
             memory: Arc::default(),

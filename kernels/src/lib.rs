@@ -11,7 +11,7 @@
 //! | [`quant`] | block formats of GGUF: sizes, structs, scalar dequantisation |
 //! | [`isa`] | which instruction set this process uses |
 //! | [`host`] | advice to the operating system |
-//! | [`pool`] | pinned worker threads |
+//! | `cores`, [`pool`] | which CPUs to use; pinned worker threads |
 //! | [`tensor`], [`kv`], [`rope`] | activations, paged keys and values, rotary angles |
 //! | `matmul` | packed weights and the products with them |
 //! | `ops` | attention, norms, activations |
@@ -20,6 +20,7 @@
 //! | [`device`] | every op, as a method |
 
 pub mod allocations;
+mod cores;
 pub mod device;
 pub mod error;
 pub mod host;

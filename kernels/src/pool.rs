@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
+use crate::cores::{Cores, pin_to};
+
 /// Spins before a worker sleeps: about 50 µs, longer than the gaps between the ops of one step.
 const SPIN_ROUNDS: u32 = 4_000;
 /// Spins of the caller before it gives its core to a worker that was preempted.
@@ -54,17 +56,17 @@ impl WorkerPool {
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
         });
-        let cores = allowed_cores();
+        let cpus = Cores::of_this_process().cpus;
         let workers = (1..threads.max(1))
             // A thread the system does not give ends the list: parts are numbered without gaps.
             .map_while(|index| {
                 let shared = shared.clone();
-                let core = cores.get(index).copied();
+                let cpu = cpus.get(index).copied();
                 std::thread::Builder::new()
                     .name(format!("kernel-{index}"))
                     .spawn(move || {
-                        if let Some(core) = core {
-                            pin_to(core);
+                        if let Some(cpu) = cpu {
+                            pin_to(cpu);
                         }
                         shared.work(index);
                     })
@@ -225,28 +227,6 @@ impl Shared {
 /// Locks; a panic of a part never leaves the guarded values half-changed, so poison is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Cores this process may run on, in order.
-fn allowed_cores() -> Vec<usize> {
-    // SAFETY: cpu_set_t is plain bits, for which all zeros is a value.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is writable and its true size is passed.
-    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } != 0 {
-        return Vec::new();
-    }
-    // SAFETY: CPU_ISSET reads bit `core` of a set that has CPU_SETSIZE bits.
-    (0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect()
-}
-
-/// Best effort: a container may forbid it, and then the worker just is not pinned.
-fn pin_to(core: usize) {
-    // SAFETY: as in `allowed_cores`.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `core` comes from `allowed_cores`, so it is below CPU_SETSIZE.
-    unsafe { libc::CPU_SET(core, &mut set) };
-    // SAFETY: 0 is the calling thread; `set` is initialised and its true size is passed.
-    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
 }
 
 #[cfg(test)]
