@@ -8,6 +8,7 @@ use kernels::{Device, KvCache, PAGE_TOKENS, PagedRows, Tensor, roofline};
 use serde::Serialize;
 
 use crate::batch::{Batch, Decoder, WeightCounts};
+use crate::sampler::most_likely;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -185,11 +186,6 @@ impl Run<'_> {
 /// Token ids scattered over the vocabulary.
 fn spread(index: usize, vocabulary: u32) -> u32 {
     (index as u32).wrapping_mul(2_654_435_761) % vocabulary.max(1)
-}
-
-fn most_likely(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(token, _)| token as u32)
 }
 
 impl fmt::Display for BenchReport {

@@ -93,10 +93,19 @@ fn total(weights: &[f32]) -> f64 {
     weights.chunks(PIECE).map(|piece| f64::from(exp::sum(piece))).sum()
 }
 
+/// Greedy choice.
+pub fn most_likely(logits: &[f32]) -> u32 {
+    first_equal(logits, exp::maximum(logits))
+}
+
 /// The lowest id with this logit: greedy choice when it is the greatest one. 0 when a broken model left
 /// nothing to choose from.
 fn first_equal(logits: &[f32], max: f32) -> u32 {
-    logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32
+    // Piece by piece without leaving early, which whole registers do.
+    let holds_max = |piece: &[f32]| piece.iter().fold(false, |found, &logit| found | (logit == max));
+    let Some(piece) = logits.chunks(PIECE).position(holds_max) else { return 0 };
+    let within = logits[piece * PIECE..].iter().position(|&logit| logit == max).unwrap_or(0);
+    (piece * PIECE + within) as u32
 }
 
 /// A draw from the whole vocabulary.

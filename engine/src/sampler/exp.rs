@@ -11,7 +11,9 @@ fn exp_nonpositive(x: f32) -> f32 {
     /// Adding and subtracting 1.5 · 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let power = x.max(-87.0) * std::f32::consts::LOG2_E;
-    let whole = (power + ROUND) - ROUND;
+    // Its low bits are the integer; a conversion would keep the compiler from whole registers.
+    let shifted = power + ROUND;
+    let whole = shifted - ROUND;
     let y = (power - whole) * std::f32::consts::LN_2;
     let series = 1.0 / 720.0;
     let series = series * y + 1.0 / 120.0;
@@ -19,7 +21,7 @@ fn exp_nonpositive(x: f32) -> f32 {
     let series = series * y + 1.0 / 6.0;
     let series = series * y + 0.5;
     let series = (series * y + 1.0) * y + 1.0;
-    let scale = f32::from_bits((((whole as i32) + 127) << 23) as u32);
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x >= -87.0 { series * scale } else { 0.0 }
 }
 

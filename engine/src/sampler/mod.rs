@@ -21,7 +21,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use self::choose::ChooseScratch;
+pub use self::choose::{ChooseScratch, most_likely};
 pub use self::logprobs::{LOGPROB_FLOOR, token_logprob};
 use self::random::{CounterRandom, draw_seed};
 use crate::request::SamplingParams;
