@@ -29,6 +29,7 @@ import report
 from machine import describe, sentence
 from results import Results
 from servers import (
+    CACHE,
     Server,
     Setup,
     environment,
@@ -45,6 +46,10 @@ CONTEXT = 8192
 # Random prompts make a greedy model repeat itself, which would flatter guessing of next tokens; and a prompt
 # that came before is computed again, as llama.cpp does with `cache_prompt` off.
 JANUS_OPTIONS = ("--set", "engine.speculation=off", "--set", "prefix.enabled=false")
+# Janus keeps the packed weights of large models from start to start.
+PACKED = CACHE / "packed"
+PACKED_BYTES_MIN = 192 << 20
+PACKED_SECONDS = 120
 KINDS = ("janus", "llama.cpp")
 # A figure is repeated within a round until it has taken so long, and this often at most.
 REPEAT_SECONDS = 1.5
@@ -107,6 +112,20 @@ def measure(server: Server, figures: list[str], decode_tokens: int, rng: random.
     return values
 
 
+def keep_packed(janus: Path, setup: Setup) -> None:
+    """Has Janus keep the model's packed weights, if it has not yet."""
+    server = start("janus", janus, setup)
+    started = time.monotonic()
+    try:
+        # Writing begins 2 seconds after the start, and goes on as long as there is an unfinished file.
+        while time.monotonic() - started < PACKED_SECONDS:
+            time.sleep(0.5)
+            if time.monotonic() - started > 5 and not any(PACKED.glob("*.part")):
+                break
+    finally:
+        server.stop()
+
+
 class Comparison:
     """What stays the same over all models of a run."""
 
@@ -140,7 +159,9 @@ class Comparison:
 
     def round(self, name: str, model: dict, path: Path, figures: list[str]) -> None:
         number = self.results.rounds(model, figures[0])
-        setup = Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa, JANUS_OPTIONS)
+        options = (*JANUS_OPTIONS, "--set", f"models.packed_folder={PACKED}")
+        setup = Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa, options)
+        first_start_s = self.first_start(setup)
         values = {}
         for kind in KINDS:
             print(f"{name}: round {number + 1}, {kind}", file=sys.stderr, flush=True)
@@ -149,7 +170,18 @@ class Comparison:
                 values[kind] = measure(server, figures, model["decode_tokens"], random.Random(number))
             finally:
                 server.stop()
+            # llama.cpp's starts are all alike.
+            values[kind]["first_start_s"] = first_start_s if kind == "janus" else server.first_token_s
         self.results.add_round(model, values)
+
+    def first_start(self, setup: Setup) -> float:
+        """Seconds to the first token where no packed weights are found. Afterwards there are some."""
+        without = replace(setup, janus_options=(*JANUS_OPTIONS, "--set", "models.packed=false"))
+        server = start("janus", self.binaries["janus"], without)
+        server.stop()
+        if setup.model.stat().st_size >= PACKED_BYTES_MIN:
+            keep_packed(self.binaries["janus"], setup)
+        return server.first_token_s
 
     def limits(self, path: Path, decode_tokens: int) -> dict:
         """What this machine could do at most, and how much of it one stream and a prompt reach."""

@@ -50,6 +50,8 @@ def figure_of(key: str) -> Figure:
             return Figure("memory after all this (PSS), MB", 1e-6, False)
         case "first_token":
             return Figure("start to first token, s", more_is_better=False)
+        case "first_start":
+            return Figure("the same at a model's first start, s", more_is_better=False)
         case _:
             return Figure("start to ready, s", more_is_better=False)
 
@@ -61,7 +63,7 @@ def keys(model: dict) -> list[str]:
     def counted(kind: str) -> list[str]:
         return sorted((key for key in found if key.startswith(kind)), key=lambda key: int(key.rsplit("_", 1)[1]))
 
-    starts = ["load_s", "first_token_s", "memory_loaded_bytes", "memory_worked_bytes"]
+    starts = ["load_s", "first_token_s", "first_start_s", "memory_loaded_bytes", "memory_worked_bytes"]
     return counted("prefill_") + counted("decode_") + counted("deep_") + [key for key in starts if key in found]
 
 

@@ -6,8 +6,8 @@
         "limits": what `janus bench` says of this machine and this model}}}
 
 Figures: `prefill_N`, `decode_N` and `deep_N` in tokens a second (a prompt of N, N streams, one stream after
-a prompt of N), `load_s`, `first_token_s` (both since the server's start), `memory_loaded_bytes`,
-`memory_worked_bytes` (PSS).
+a prompt of N), `load_s`, `first_token_s` (both since the server's start), `first_start_s`
+(`first_token_s` where nothing is kept of earlier starts), `memory_loaded_bytes`, `memory_worked_bytes` (PSS).
 """
 
 import datetime
