@@ -7,14 +7,14 @@ use std::arch::x86_64::*;
 use super::PanelArgs;
 use super::activations::{HALF_OFFSET, Headers, OFFSET};
 use super::avx2::{
-    Group, Lanes, Load, LoadScales, SuperBlock, add_multiplied, block_of, finish_super_block, keep, store,
-    zeros,
+    Expanded, Group, Lanes, Load, LoadScales, SuperBlock, add_multiplied, block_of, finish_super_block, keep,
+    store, zeros,
 };
 use super::layout::*;
 
-/// Column counts with a kernel of their own, descending. Six columns of two registers leave four for
-/// weights and inputs.
-pub const WIDTHS: &[usize] = &[6, 4, 3, 2, 1];
+/// Column counts with a kernel of their own, descending. With six columns of two registers, float sums go
+/// through the stack more than the broadcasts saved are worth.
+pub const WIDTHS: &[usize] = &[4, 3, 2, 1];
 
 /// Which loop goes with which scales.
 trait Panel: Scales {
@@ -63,16 +63,16 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                 for block in 0..SUPER_BLOCKS {
                     let at = index * SUPER_BLOCKS + block;
                     let (codes, x) = block_of::<C, N>(args, at);
-                    let mut scaled = [zeros(); N];
-                    if HALVES == 1 {
+                    let scaled = if HALVES == 1 {
                         let dots = dot::<C, N, 0, 4>(codes, x, start::<C, N>(&args.headers, at));
-                        add_scaled(dots, scales.scales(block, 0), &mut scaled);
+                        scaled(dots, scales.scales(block, 0))
                     } else {
                         let dots = dot::<C, N, 0, 2>(codes, x, start_half::<C, N>(&args.headers, at, 0));
-                        add_scaled(dots, scales.scales(block, 0), &mut scaled);
+                        let mut sums = scaled(dots, scales.scales(block, 0));
                         let dots = dot::<C, N, 2, 4>(codes, x, start_half::<C, N>(&args.headers, at, 1));
-                        add_scaled(dots, scales.scales(block, 1), &mut scaled);
-                    }
+                        add_scaled(dots, scales.scales(block, 1), &mut sums);
+                        sums
+                    };
                     for (column, part) in parts.iter_mut().enumerate() {
                         let input_scale = *args.headers.scales.as_ptr().add(at * N + column);
                         add_multiplied(part, scaled[column], _mm256_set1_ps(input_scale));
@@ -131,12 +131,12 @@ unsafe fn start_half<C: Load, const N: usize>(
     dots
 }
 
-/// Adds integer dot products over the pairs of groups `FIRST..LAST` of a block.
+/// Adds integer dot products over the pairs of groups `FIRST..LAST` of a block. Always inlined into a
+/// function that names the features: left alone it becomes a call for each block.
 ///
 /// # Safety
-/// `codes` is one block, `x` has `N` times 32 readable bytes.
-#[inline]
-#[target_feature(enable = "avxvnni,avx2")]
+/// `codes` is one block, `x` has `N` times 32 readable bytes; the CPU has AVX-VNNI.
+#[inline(always)]
 unsafe fn dot<C: Load, const N: usize, const FIRST: usize, const LAST: usize>(
     codes: *const u8,
     x: *const i8,
@@ -177,6 +177,18 @@ unsafe fn multiply_group<C: Load, const N: usize>(group: Group, x: *const i8, do
         }
     }
     keep(dots);
+}
+
+/// dots · scales.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scaled<const N: usize>(dots: [Group; N], scales: Lanes) -> [Lanes; N] {
+    dots.map(|dot| {
+        [
+            _mm256_mul_ps(_mm256_cvtepi32_ps(dot[0]), scales[0]),
+            _mm256_mul_ps(_mm256_cvtepi32_ps(dot[1]), scales[1]),
+        ]
+    })
 }
 
 /// sums += dots · scales, exactly: both are whole numbers, and so are sums below 2^24.
@@ -220,16 +232,27 @@ unsafe fn scale<S: Scales, const N: usize>(
 pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
-            match packing {
-                $(Packing::$packing => match width {
-                    6 => <$scales as Panel>::panel::<$codes, 6>,
-                    4 => <$scales as Panel>::panel::<$codes, 4>,
-                    3 => <$scales as Panel>::panel::<$codes, 3>,
-                    2 => <$scales as Panel>::panel::<$codes, 2>,
-                    _ => <$scales as Panel>::panel::<$codes, 1>,
-                },)*
-            }
+            match packing { $(Packing::$packing => of_width::<$codes, $scales>(width),)* }
         };
     }
     for_each_packing!(pick)
+}
+
+/// As [`kernel`], for codes expanded by [`super::avx2::expander`].
+pub fn expanded_kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+    macro_rules! pick {
+        ($($packing:ident => $codes:ty, $scales:ty;)*) => {
+            match packing { $(Packing::$packing => of_width::<Expanded<$codes>, $scales>(width),)* }
+        };
+    }
+    for_each_packing!(pick)
+}
+
+fn of_width<C: Load, S: Panel>(width: usize) -> super::UnsafePanelKernel {
+    match width {
+        4 => S::panel::<C, 4>,
+        3 => S::panel::<C, 3>,
+        2 => S::panel::<C, 2>,
+        _ => S::panel::<C, 1>,
+    }
 }

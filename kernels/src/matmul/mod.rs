@@ -3,7 +3,7 @@
 //! Weights are packed once at load into panels of 16 rows ([`layout`]); inputs are quantised to int8
 //! once for all matrices that read them ([`activations`]) unless the weights are plain floats
 //! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
-//! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2, which has
+//! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2 and AVX-VNNI, which have
 //! neither the registers nor the instructions to spare in the inner loop, and on AVX-512 where they are
 //! more than nibbles. [`scalar`] is the specification; the other instruction sets give the same bits.
 //!
@@ -536,7 +536,7 @@ fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
 fn expander(isa: Isa, packing: Packing) -> Option<Expander> {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::expander(packing),
+        Isa::Avx2 | Isa::AvxVnni => avx2::expander(packing),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512::expander(packing),
         _ => {
@@ -551,6 +551,8 @@ fn pick_expanded_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => PanelKernel::Unsafe(avx2::expanded_kernel(packing, width)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => PanelKernel::Unsafe(avx_vnni::expanded_kernel(packing, width)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::expanded_kernel(packing, width)),
         _ => pick_kernel(isa, packing, width),

@@ -11,8 +11,8 @@ mod scales;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use codes::{Expanded, expand};
-pub use codes::{Group, Load};
+use codes::expand;
+pub use codes::{Expanded, Group, Load};
 pub use scales::{Lanes, LoadScales, SuperBlock, zeros};
 
 use super::activations::{HALF_OFFSET, Headers, OFFSET};
@@ -197,18 +197,19 @@ fn ones() -> Group {
 }
 
 /// Dot products of a block; 16-bit halves of a lane are multiplied by those of the factors, which are of
-/// the block's first and second half.
+/// the block's first and second half. Always inlined into a function that names the features: left alone
+/// it becomes a call for each block.
 ///
 /// # Safety
-/// `codes` is one block, `x` has `N` times 32 readable bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
+/// `codes` is one block, `x` has `N` times 32 readable bytes; the CPU has AVX2.
+#[inline(always)]
 unsafe fn dot_block<C: Load, const HALVES: usize, const N: usize>(
     codes: *const u8,
     x: *const i8,
     factors: [Group; 2],
 ) -> [Group; N] {
-    let none = [[_mm256_setzero_si256(); 2]; N];
+    // SAFETY: the caller's promise.
+    let none = unsafe { [[_mm256_setzero_si256(); 2]; N] };
     let (mut narrow, mut dots) = (none, none);
     let groups_together = C::GROUPS.min(8 / HALVES);
     // Written out, so that everything that depends on z is known to the compiler.
@@ -216,16 +217,16 @@ unsafe fn dot_block<C: Load, const HALVES: usize, const N: usize>(
         ($($z:literal)*) => {$(
             let factor = factors[$z * HALVES / 4];
             // SAFETY: the caller's promise; reads of 4 bytes stay within each column's 32.
-            let [even, odd] = unsafe { C::pair(codes, $z) };
-            // SAFETY: as above.
-            unsafe { multiply_group::<C, N>(even, x.add($z * 8), &mut narrow) };
-            if groups_together == 1 {
-                widen(std::mem::replace(&mut narrow, none), factor, &mut dots);
-            }
-            // SAFETY: as above.
-            unsafe { multiply_group::<C, N>(odd, x.add($z * 8 + 4), &mut narrow) };
-            if groups_together == 1 || ($z + 1) * 2 % groups_together == 0 {
-                widen(std::mem::replace(&mut narrow, none), factor, &mut dots);
+            unsafe {
+                let [even, odd] = C::pair(codes, $z);
+                multiply_group::<C, N>(even, x.add($z * 8), &mut narrow);
+                if groups_together == 1 {
+                    widen(std::mem::replace(&mut narrow, none), factor, &mut dots);
+                }
+                multiply_group::<C, N>(odd, x.add($z * 8 + 4), &mut narrow);
+                if groups_together == 1 || ($z + 1) * 2 % groups_together == 0 {
+                    widen(std::mem::replace(&mut narrow, none), factor, &mut dots);
+                }
             }
         )*};
     }
