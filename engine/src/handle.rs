@@ -76,7 +76,7 @@ impl Default for EngineOptions {
             prefill_time_max: Duration::from_millis(200),
             mixed_prefill_time_max: Duration::from_millis(50),
             embed_step_tokens_max: 2048,
-            embed_share_percent: 10,
+            embed_share_percent: 20,
             embed_time_max: Duration::from_millis(200),
             mixed_embed_time_max: Duration::from_millis(25),
             embed_waiting_tokens_max: 1 << 22,

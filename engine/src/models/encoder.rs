@@ -2,8 +2,8 @@
 //!
 //! One pass: embed all sequences' tokens as rows one after another, then in each layer
 //! x = norm(x + attention(x)) and x = norm(x + feed_forward(x)), then pool. No padding: a row is a
-//! token, and attention stays inside its sequence. `pass.rs` computes it in pieces of some rows of half a
-//! layer, so that others get the cores in between.
+//! token, and attention stays inside its sequence. `pass.rs` computes it in pieces of some rows of a part of
+//! a layer, so that others get the cores in between.
 
 mod pass;
 
@@ -178,6 +178,8 @@ impl Encoder for EncoderStack {
             Stage::Embed => network.embed(rows.clone(), pass),
             Stage::Project(layer) => network.project(&network.layers[layer], rows.clone(), pass),
             Stage::Attend(layer) => network.attend(&network.layers[layer], rows.clone(), pass),
+            Stage::Expand(layer) => network.expand(&network.layers[layer], rows.clone(), pass),
+            Stage::Contract(layer) => network.contract(&network.layers[layer], rows.clone(), pass),
         }
         work_a_row * rows.len() as u64
     }

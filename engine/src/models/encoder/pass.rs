@@ -1,12 +1,13 @@
 //! One pass of an encoder, in pieces: rows of all sequences, how far they are, and the maths of a piece.
 //!
-//! A row needs keys and values of its whole sequence, so a layer is two stages: first all rows' queries,
-//! keys and values, then the rest. Within a stage rows do not depend on each other, and the same bits come
+//! A row needs keys and values of its whole sequence, so all rows' queries, keys and values come first in a
+//! layer. The rest is cut into stages by weights: a slice then reads few of them for many rows, where all of
+//! a layer's would be read for few. Within a stage rows do not depend on each other, and the same bits come
 //! out however they are cut.
 
 use std::ops::Range;
 
-use kernels::{AttentionSpan, Input, Tensor};
+use kernels::{AttentionSpan, Input, Linear, Tensor};
 
 use super::{EncoderNetwork, Layer, LayerNorm, PositionTable};
 
@@ -27,9 +28,14 @@ pub(super) enum Stage {
     Embed,
     /// Queries, keys and values of a layer.
     Project(usize),
-    /// The rest of it.
+    /// Attention.
     Attend(usize),
+    /// The feed-forward half up to its widest, and back.
+    Expand(usize),
+    Contract(usize),
 }
+
+const STAGES_A_LAYER: usize = 4;
 
 /// Rows of one pass, and its tensors (rows x width).
 #[derive(Default)]
@@ -47,6 +53,10 @@ pub(super) struct Pass {
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    /// What attention adds.
+    delta: Tensor,
+    gate: Tensor,
+    up: Tensor,
     angles: Tensor,
     piece: Piece,
 }
@@ -86,13 +96,16 @@ impl Pass {
 
     /// What is to be done next with the first rows that are not done; `None` at the end.
     pub fn stage(&self, layers: usize) -> Option<Stage> {
-        if self.tokens.is_empty() || self.stages_done > 2 * layers {
+        if self.tokens.is_empty() || self.stages_done > STAGES_A_LAYER * layers {
             return None;
         }
-        Some(match self.stages_done.checked_sub(1) {
-            None => Stage::Embed,
-            Some(half) if half % 2 == 0 => Stage::Project(half / 2),
-            Some(half) => Stage::Attend(half / 2),
+        let Some(done) = self.stages_done.checked_sub(1) else { return Some(Stage::Embed) };
+        let layer = done / STAGES_A_LAYER;
+        Some(match done % STAGES_A_LAYER {
+            0 => Stage::Project(layer),
+            1 => Stage::Attend(layer),
+            2 => Stage::Expand(layer),
+            _ => Stage::Contract(layer),
         })
     }
 
@@ -123,12 +136,14 @@ impl EncoderNetwork {
                 hidden * (query.outputs() + key.outputs() + value.outputs()) as u64
             }
             Stage::Attend(layer) => {
-                let Layer { output, gate, up, down, .. } = &self.layers[layer];
-                let inner = [Some(up), gate.as_ref(), Some(down)].into_iter().flatten();
-                let linear: usize = inner.chain([output]).map(|l| l.outputs() * l.inputs()).sum();
                 let width = (self.attention.heads * self.attention.head_dim) as u64;
-                linear as u64 + ATTENTION_WORK * width * longest as u64
+                width * (self.layers[layer].output.outputs() as u64 + ATTENTION_WORK * longest as u64)
             }
+            Stage::Expand(layer) => {
+                let Layer { gate, up, .. } = &self.layers[layer];
+                hidden * (up.outputs() + gate.as_ref().map_or(0, Linear::outputs)) as u64
+            }
+            Stage::Contract(layer) => hidden * self.layers[layer].down.inputs() as u64,
         }
     }
 
@@ -175,38 +190,54 @@ impl EncoderNetwork {
         paste(&piece.v, &mut pass.v, rows.start, all);
     }
 
-    /// The rest of a layer for some rows: x = norm(x + attention(x)), x = norm(x + feed_forward(x)).
+    /// delta = attention(x)
     pub(super) fn attend(&self, layer: &Layer, rows: Range<usize>, pass: &mut Pass) {
         let (device, piece, all) = (&self.device, &mut pass.piece, pass.tokens.len());
-        copy(&pass.x, rows.clone(), &mut piece.x);
         copy(&pass.q, rows.clone(), &mut piece.q);
         spans(&pass.segments, &rows, &mut piece.spans);
         let Piece { q, spans, attended, delta, .. } = piece;
         device.attention_bidirectional(q, &pass.k, &pass.v, spans, &self.attention, attended);
         device.linear(attended, &mut [(&layer.output, delta)]);
-        self.feed_forward(layer, piece);
-        let LayerNorm { gain, bias } = &layer.output_norm;
-        device.add(&mut piece.x, &piece.delta);
-        device.layer_norm(&mut piece.x, gain, bias, self.norm_eps);
-        paste(&piece.x, &mut pass.x, rows.start, all);
+        paste(delta, &mut pass.delta, rows.start, all);
     }
 
-    /// x = norm(x + delta), delta = feed_forward(x)
-    fn feed_forward(&self, layer: &Layer, Piece { x, delta, gate, up, .. }: &mut Piece) {
-        let (device, activation, eps) = (&self.device, self.activation, self.norm_eps);
+    /// x = norm(x + delta), and what feed-forward makes of it at its widest.
+    pub(super) fn expand(&self, layer: &Layer, rows: Range<usize>, pass: &mut Pass) {
+        let (device, all) = (&self.device, pass.tokens.len());
+        let Piece { x, delta, gate, up, .. } = &mut pass.piece;
+        copy(&pass.x, rows.clone(), x);
+        copy(&pass.delta, rows.clone(), delta);
         let LayerNorm { gain, bias } = &layer.attention_norm;
-        let x = Input::LayerNormed { x, addend: delta, gain, bias, eps };
-        let inner = match &layer.gate {
+        let normed = Input::LayerNormed { x, addend: delta, gain, bias, eps: self.norm_eps };
+        match &layer.gate {
             Some(weights) => {
-                device.linear(x, &mut [(weights, gate), (&layer.up, up)]);
+                device.linear(normed, &mut [(weights, gate), (&layer.up, up)]);
+                paste(gate, &mut pass.gate, rows.start, all);
+            }
+            None => device.linear(normed, &mut [(&layer.up, up)]),
+        }
+        paste(up, &mut pass.up, rows.start, all);
+        paste(x, &mut pass.x, rows.start, all);
+    }
+
+    /// x = norm(x + feed_forward(x))
+    pub(super) fn contract(&self, layer: &Layer, rows: Range<usize>, pass: &mut Pass) {
+        let (device, activation, all) = (&self.device, self.activation, pass.tokens.len());
+        let Piece { x, delta, gate, up, .. } = &mut pass.piece;
+        copy(&pass.up, rows.clone(), up);
+        let inner = match &layer.gate {
+            Some(_) => {
+                copy(&pass.gate, rows.clone(), gate);
                 Input::Gated { activation, gate, up }
             }
-            None => {
-                device.linear(x, &mut [(&layer.up, up)]);
-                Input::Active { activation, x: up }
-            }
+            None => Input::Active { activation, x: up },
         };
         device.linear(inner, &mut [(&layer.down, delta)]);
+        copy(&pass.x, rows.clone(), x);
+        device.add(x, delta);
+        let LayerNorm { gain, bias } = &layer.output_norm;
+        device.layer_norm(x, gain, bias, self.norm_eps);
+        paste(x, &mut pass.x, rows.start, all);
     }
 }
 
@@ -261,9 +292,12 @@ mod tests {
                     _ => seen.push((stage, rows.end)),
                 }
             }
-            use Stage::{Attend, Embed, Project};
             let all: usize = lengths.iter().sum();
-            assert_eq!(seen, [Embed, Project(0), Attend(0), Project(1), Attend(1)].map(|stage| (stage, all)));
+            let layer = |layer| {
+                [Stage::Project(layer), Stage::Attend(layer), Stage::Expand(layer), Stage::Contract(layer)]
+            };
+            let stages = [Stage::Embed].into_iter().chain(layer(0)).chain(layer(1));
+            assert_eq!(seen, stages.map(|stage| (stage, all)).collect::<Vec<_>>());
         }
     }
 
