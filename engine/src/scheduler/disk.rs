@@ -22,6 +22,9 @@ const RESTORES_MAX: usize = 16;
 const HOT_PAGES_MAX: usize = 1;
 const IDLE_HOT_PAGES_MAX: usize = 8;
 
+/// Of pages that would be read too slowly, one in so many is read.
+const TRIES_ONE_IN: usize = 16;
+
 /// Weight of the newest read in what a read is expected to take.
 const NEWEST: f64 = 0.2;
 
@@ -31,8 +34,10 @@ pub(super) struct Disk {
     known: HashSet<ChainHash>,
     spilling: usize,
     restoring: HashMap<ChainHash, Restoring>,
-    /// What reading a page has taken, once one was read.
+    /// What reading a page has taken; quick until it is known.
     read_seconds: f64,
+    /// Pages computed since one was last read although that had been slow.
+    unread: usize,
     pub restored_pages: u64,
 }
 
@@ -59,6 +64,12 @@ impl Disk {
         if !stored {
             self.known.remove(hash);
         }
+    }
+
+    /// Whether to read a page although reading was slow: now and then, as it may be quick again.
+    fn tries_again(&mut self) -> bool {
+        self.unread = (self.unread + 1) % TRIES_ONE_IN;
+        self.unread == 0
     }
 
     /// Whether a sequence that would begin this page should wait for it.
@@ -108,7 +119,7 @@ impl Scheduler {
     /// Asks for the pages a running sequence would compute next that are on disk.
     pub(super) fn plan_restores(&mut self, id: SequenceId, actions: &mut Actions) {
         let compute_seconds = self.pace.seconds(PAGE_TOKENS);
-        if !self.limits.has_disk || self.disk.known.is_empty() || self.disk.read_seconds >= compute_seconds {
+        if !self.limits.has_disk || self.disk.known.is_empty() {
             return;
         }
         let sequence = self.running.get_mut(&id).expect("the caller found it there");
@@ -119,6 +130,9 @@ impl Scheduler {
                 continue;
             }
             if !self.disk.known.contains(&hash) || self.disk.restoring.len() == RESTORES_MAX {
+                return;
+            }
+            if self.disk.read_seconds >= compute_seconds && !self.disk.tries_again() {
                 return;
             }
             let Some(page) = self.pool.allocate(&mut actions.zero) else { return };
@@ -137,8 +151,7 @@ impl Scheduler {
         let mut page_number = page.page;
         if found {
             let seconds = took.as_secs_f64();
-            let before = if self.disk.restored_pages == 0 { seconds } else { self.disk.read_seconds };
-            self.disk.read_seconds = before + NEWEST * (seconds - before);
+            self.disk.read_seconds += NEWEST * (seconds - self.disk.read_seconds);
             self.disk.restored_pages += 1;
             page_number = self.pool.seal(page, Keep::Usual);
         }

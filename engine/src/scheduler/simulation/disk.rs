@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use kernels::PAGE_TOKENS;
 
-use super::World;
-use crate::scheduler::{Actions, SchedulerEvent};
+use super::{World, limits, scope};
+use crate::Caller;
+use crate::pages::Chain;
+use crate::scheduler::{Actions, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 
 impl World {
     /// Plays the disk, which fails now and then.
@@ -45,4 +47,32 @@ impl World {
             self.events.push(SchedulerEvent::Restored { hash: page.hash, found, took });
         }
     }
+}
+
+/// How many of 400 prompts had a page read, when the first reads take so long and the later ones none.
+fn reads(slow: usize, took: Duration) -> usize {
+    let mut scheduler = Scheduler::new(SchedulerLimits { has_disk: true, ..limits(2000) });
+    let mut read = 0;
+    for id in 0..400 {
+        let prompt: Vec<u32> = (0..PAGE_TOKENS as u32 + 1).map(|i| id * 1000 + i).collect();
+        let hash = Chain::new(scope(0, 0)).get(0, &prompt).expect("the page is full");
+        let (id, caller) = (SequenceId(id.into()), Caller::default());
+        let arrived = SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope: scope(0, 0) };
+        let actions = scheduler.step(Duration::ZERO, [SchedulerEvent::Stored { hash }, arrived]);
+        let took = if read < slow { took } else { Duration::ZERO };
+        read += actions.restore.len();
+        let restored = SchedulerEvent::Restored { hash, found: true, took };
+        let restored = actions.restore.iter().map(|_| restored.clone());
+        scheduler.step(Duration::ZERO, restored.chain([SchedulerEvent::Ended { id }]));
+    }
+    read
+}
+
+#[test]
+fn a_slow_disk_is_asked_less_and_trusted_again_once_it_is_quick() {
+    assert_eq!(reads(0, Duration::ZERO), 400);
+    let all_slow = reads(400, Duration::from_secs(10));
+    assert!((10..60).contains(&all_slow), "{all_slow}");
+    let one_slow = reads(1, Duration::from_secs(1));
+    assert!((200..400).contains(&one_slow), "{one_slow}");
 }
