@@ -17,6 +17,8 @@ use crate::pages::ChainHash;
 
 const EXTENSION: &str = "kv";
 const FRAGMENT: &str = "part";
+/// Which key the pages were written under.
+const MARK: &str = "key-mark";
 
 /// For the lock of a folder: one second.
 const LOCK_TRIES: usize = 20;
@@ -81,6 +83,26 @@ impl StoreFolder {
         }
         folder.shrink(0);
         Ok(folder)
+    }
+
+    /// Whether its pages were written under this mark, as they are from now on where it had none.
+    ///
+    /// # Errors
+    /// `Io` when that cannot be read or written.
+    pub fn is_marked(&self, mark: &[u8; 32]) -> Result<bool, EngineError> {
+        let path = self.path.join(MARK);
+        let io = |source| EngineError::Io { path: path.clone(), source };
+        match fs::read(&path) {
+            Ok(there) => Ok(there == mark),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let fragment = path.with_extension(FRAGMENT);
+                write_fragment(&fragment, [mark, &[]])
+                    .and_then(|()| fs::rename(&fragment, &path))
+                    .map_err(io)?;
+                Ok(true)
+            }
+            Err(error) => Err(io(error)),
+        }
     }
 
     /// Pages there are of a model, the least recently used first.

@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 use self::folder::{FileId, StoreFolder, unhex};
 pub use self::record::PageId;
 use super::ChainHash;
@@ -53,12 +55,20 @@ impl StoreKey {
     pub fn read(path: &Path) -> Result<StoreKey, EngineError> {
         let bytes =
             std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
-        let digits = || unhex(std::str::from_utf8(&bytes).ok()?.trim());
-        let key = <[u8; 32]>::try_from(bytes.as_slice()).ok().or_else(digits);
-        key.map(StoreKey).ok_or_else(|| EngineError::InvalidParameter {
+        let digits = unhex(std::str::from_utf8(&bytes).unwrap_or_default().trim());
+        // 32 characters are a text, or half the digits: a key has more to guess.
+        let raw = || <[u8; 32]>::try_from(bytes.as_slice()).ok().filter(|key| !key.is_ascii());
+        digits.or_else(raw).map(StoreKey).ok_or_else(|| EngineError::InvalidParameter {
             parameter: "prefix.store_key_file",
-            reason: format!("{} must hold 32 bytes, or 64 hexadecimal digits", path.display()),
+            reason: format!("{} must hold 32 random bytes, or 64 hexadecimal digits", path.display()),
         })
+    }
+
+    /// What a folder says of the key its pages were written under; nobody can tell the key from it.
+    fn check(key: Option<&StoreKey>) -> [u8; 32] {
+        let mut hasher = Sha256::new_with_prefix(b"key of a Janus page store");
+        hasher.update(key.map_or(&[][..], |key| &key.0));
+        hasher.finalize().into()
     }
 }
 
@@ -194,6 +204,13 @@ impl PageStore {
     /// thread.
     pub fn open(options: StoreOptions) -> Result<PageStore, EngineError> {
         let folder = StoreFolder::open(&options.folder, options.bytes_max)?;
+        if !folder.is_marked(&StoreKey::check(options.key.as_ref()))? {
+            let reason = format!(
+                "{} was written under another key, or with none; use that, or another folder",
+                options.folder.display()
+            );
+            return Err(EngineError::InvalidParameter { parameter: "prefix.store_key_file", reason });
+        }
         let (jobs, receiver) = sync_channel(JOBS_MAX);
         let stats = Arc::new(Mutex::new(StoreStats::default()));
         let buffers = Arc::new(Buffers::default());
@@ -321,8 +338,8 @@ impl Worker {
                     .pages_of(&model)
                     .into_iter()
                     .for_each(|hash| reply.send(StoreReply::Present(hash)));
-                // One client a model: an earlier one has gone.
-                self.clients.retain(|(other, _)| *other != model);
+                // Whoever has gone has let go of its end.
+                self.clients.retain(|(_, reply)| Arc::strong_count(&reply.waker) > 1);
                 self.clients.push((model, reply));
             }
             Job::Write { reply, id, content } => self.write(&reply, &id, content),
@@ -346,8 +363,8 @@ impl Worker {
         match self.folder.write(file, [&head, &content]) {
             Ok(removed) => {
                 for file in removed {
-                    let client = self.clients.iter().find(|(model, _)| *model == file.model);
-                    client.into_iter().for_each(|(_, reply)| reply.send(StoreReply::Gone(file.hash)));
+                    let clients = self.clients.iter().filter(|(model, _)| *model == file.model);
+                    clients.for_each(|(_, reply)| reply.send(StoreReply::Gone(file.hash)));
                 }
                 self.publish(|stats| stats.written_pages += 1);
                 reply.send(StoreReply::Written { hash: id.hash, stored: true });

@@ -89,16 +89,33 @@ fn pages_survive_a_restart_for_the_same_model_tenant_and_key() {
 }
 
 #[test]
-fn another_key_finds_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    for (key, expected) in [(Some(3), true), (Some(4), false), (None, false)] {
-        let store = open(folder.path(), 10, key);
-        let client = store.client(MODEL, PAGE_BYTES);
-        if key == Some(3) {
-            (0..3).for_each(|index| assert!(client.write_blocking(ROOT, hash(index), content(index))));
+fn another_key_is_refused_and_destroys_nothing() {
+    for first in [Some(3), None] {
+        let folder = tempfile::tempdir().unwrap();
+        let client = open(folder.path(), 10, first).client(MODEL, PAGE_BYTES);
+        (0..3).for_each(|index| assert!(client.write_blocking(ROOT, hash(index), content(index))));
+        drop(client);
+        for other in [Some(4), Some(3), None].into_iter().filter(|other| *other != first) {
+            let key = other.map(|byte| StoreKey([byte; 32]));
+            let options = StoreOptions { folder: folder.path().to_owned(), bytes_max: 1 << 20, key };
+            let refusal = PageStore::open(options).unwrap_err().to_string();
+            assert!(refusal.contains("under another key"), "{refusal}");
         }
-        let index = key.map_or(2, u32::from) - 2;
-        assert_eq!(read(&client, ROOT, index).is_some(), expected, "{key:?}");
+        let client = open(folder.path(), 10, first).client(MODEL, PAGE_BYTES);
+        assert_eq!(present(&client).len(), 3, "{first:?}");
+        assert!(read(&client, ROOT, 1) == Some(content(1)));
+    }
+}
+
+#[test]
+fn all_clients_of_a_model_hear_of_a_page_that_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 1, None);
+    let clients = [(); 2].map(|()| store.client(MODEL, PAGE_BYTES));
+    assert!(clients[0].write_blocking(ROOT, hash(0), content(0)));
+    assert!(clients[1].write_blocking(ROOT, hash(1), content(1)));
+    for client in &clients {
+        while !matches!(next_reply(client), StoreReply::Gone(gone) if gone == hash(0)) {}
     }
 }
 
@@ -129,7 +146,9 @@ fn keys_are_32_bytes_or_64_digits() {
     let path = folder.path().join("key");
     let digits = "0a".repeat(32);
     let rows: &[(&[u8], Option<u8>)] = &[
-        (&[7; 32], Some(7)),
+        (&[0xc7; 32], Some(0xc7)),
+        // Digits of 16 bytes, or some text.
+        (&[b'7'; 32], None),
         (digits.as_bytes(), Some(10)),
         (&[digits.as_bytes(), b"\n"].concat(), Some(10)),
         (b"", None),
