@@ -123,6 +123,8 @@ pub struct LoadOptions<'a> {
     /// Cap on the context; `None` takes the model's.
     pub context_tokens: Option<usize>,
     pub device: &'a Device,
+    /// Tell it apart by every byte of its files: its pages will be kept for other processes.
+    pub whole_identity: bool,
     /// Where packed weights are kept from start to start.
     pub packed: Option<&'a PackedCache>,
     /// Called with 0.0..=1.0 as weights are packed.
@@ -136,13 +138,14 @@ pub struct LoadOptions<'a> {
 /// architecture, format or variant; `Io` when it cannot be read.
 pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     let files = ModelFiles::open(options.path)?;
-    let identity = identity::identity(options.path)
-        .map_err(|source| EngineError::Io { path: options.path.to_owned(), source })?;
     let description = describe(&files)?;
+    // All that keys and values depend on beside the weights, some of which stands in other files.
+    let parameters = format!("{} {:?}", description.architecture.name, description.hyperparameters);
+    let sample = identity::identity(&files.contents(), &parameters, false)?;
     (options.progress)(0.0);
     let context_tokens = context_tokens(&files, &description, options)?;
     let device = options.device.with_own_memory();
-    let packed = find_packed(options, identity);
+    let packed = find_packed(options, sample);
     let (tokenizer, network) = parallel::both(
         || Tokenizer::of_model(&files),
         || {
@@ -153,6 +156,10 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
         },
     );
     let (tokenizer, network) = (tokenizer?, network?);
+    let identity = match options.whole_identity {
+        true => identity::identity(&files.contents(), &parameters, true)?,
+        false => sample,
+    };
     (options.progress)(1.0);
     let task = match &network {
         Network::Decoder(_) => Task::Generate,

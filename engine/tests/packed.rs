@@ -76,8 +76,15 @@ impl Place {
 fn open(path: &Path, cache: Option<&PackedCache>) -> LoadedModel {
     let device = Device::cpu(CpuOptions { threads: Some(2), isa: None }).unwrap();
     let progress = &|_| {};
-    let options =
-        LoadOptions { path, name: None, context_tokens: None, device: &device, packed: cache, progress };
+    let options = LoadOptions {
+        path,
+        name: None,
+        context_tokens: None,
+        device: &device,
+        whole_identity: false,
+        packed: cache,
+        progress,
+    };
     load(&options).unwrap()
 }
 

@@ -24,6 +24,7 @@ fn start(threads: usize, prefix: PrefixOptions) -> Option<Engine> {
         name: Some(NAME),
         context_tokens: None,
         device: &device,
+        whole_identity: true,
         packed: None,
         progress: &|_| {},
     };

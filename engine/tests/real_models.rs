@@ -96,6 +96,7 @@ fn smollm2(device: Device) -> Option<LoadedModel> {
         name: None,
         context_tokens: None,
         device: &device,
+        whole_identity: false,
         packed: None,
         progress: &|_| {},
     };

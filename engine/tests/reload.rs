@@ -64,6 +64,7 @@ fn memory_comes_back_when_a_model_goes_while_another_runs() {
             name: Some(name),
             context_tokens: Some(2048),
             device,
+            whole_identity: false,
             packed: None,
             progress: &|_| {},
         })

@@ -31,6 +31,8 @@ pub struct Opener {
     /// Cap on the context; `None` takes each model's own.
     pub context_tokens: Option<usize>,
     pub device: Device,
+    /// Pages of prompts outlive the process, which has to find them again for the same model only.
+    pub keeps_pages: bool,
     /// Where packed weights are kept from start to start.
     pub packed: Option<PackedCache>,
     pub report: Box<dyn Report>,
@@ -47,6 +49,7 @@ impl Opener {
             verify: true,
             context_tokens: None,
             device,
+            keeps_pages: false,
             packed: None,
             report: for_stderr(),
             drafts: BTreeMap::new(),
@@ -127,6 +130,7 @@ impl Opener {
                 name,
                 context_tokens: self.context_tokens,
                 device,
+                whole_identity: self.keeps_pages,
                 packed: self.packed.as_ref(),
                 progress: &|done| parts.set(0, done),
             });

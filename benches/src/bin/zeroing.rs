@@ -23,6 +23,7 @@ fn main() -> Result<(), Failure> {
         name: Some("model"),
         context_tokens: None,
         device: &device,
+        whole_identity: false,
         packed: None,
         progress: &|_| {},
     };

@@ -199,6 +199,11 @@ impl Folder {
         entry.load(&self.files[*file]).map(Some)
     }
 
+    /// All bytes of its safetensors files.
+    pub fn contents(&self) -> Vec<&[u8]> {
+        self.files.iter().map(|file| &**file).collect()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

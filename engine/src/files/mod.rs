@@ -147,6 +147,14 @@ impl ModelFiles {
         self.tensor(name)?.ok_or_else(missing)
     }
 
+    /// The bytes of every file that has tensors, as they are mapped.
+    pub fn contents(&self) -> Vec<&[u8]> {
+        match self {
+            ModelFiles::Gguf(gguf) => vec![gguf.content()],
+            ModelFiles::Folder(folder) => folder.contents(),
+        }
+    }
+
     /// The GGUF file, or the folder.
     pub fn path(&self) -> &Path {
         match self {

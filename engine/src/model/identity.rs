@@ -1,36 +1,48 @@
-//! What tells the files of models apart without reading all of them: lengths, beginnings, and samples
-//! throughout. A model trained further or quantised otherwise differs nearly everywhere.
+//! What tells models apart: the bytes of their files as they were mapped, and what their configuration says
+//! of the network. A sample tells a model trained further or quantised otherwise, which differs nearly
+//! everywhere; pages that outlive the process need every byte.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
-/// Read from the beginning: metadata, vocabulary, the directory of tensors.
-const HEAD_BYTES: u64 = 4 << 20;
-/// Read throughout the rest.
-const SAMPLES: u64 = 512;
-const SAMPLE_BYTES: u64 = 4096;
+use crate::EngineError;
+use crate::models::parallel;
 
-/// SHA-256 over samples of a file, or of all files in a folder.
-///
-/// # Errors
-/// As the file system says.
-pub fn identity(path: &Path) -> io::Result<[u8; 32]> {
+/// Hashed at a time. A sample has one of these from the beginning: metadata, vocabulary, the directory of
+/// tensors.
+const PIECE_BYTES: usize = 4 << 20;
+/// Sampled throughout the rest.
+const SAMPLES: usize = 512;
+const SAMPLE_BYTES: usize = 4096;
+
+/// SHA-256 over digests of the pieces of files, `whole` or sampled, and over what is said of the network.
+/// All cores take part.
+pub fn identity(files: &[&[u8]], network: &str, whole: bool) -> Result<[u8; 32], EngineError> {
+    let pieces: Vec<&[u8]> = files.iter().flat_map(|file| pieces(file, whole)).collect();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let digests = parallel::each(threads, pieces.len(), |piece| Ok(Sha256::digest(pieces[piece])))?;
     let mut hasher = Sha256::new();
-    if path.is_dir() {
-        for file in files(path)? {
-            let name = file.file_name().unwrap_or_default().as_encoded_bytes();
-            hasher.update((name.len() as u64).to_le_bytes());
-            hasher.update(name);
-            add_samples(&mut hasher, &file)?;
-        }
-    } else {
-        add_samples(&mut hasher, path)?;
-    }
+    hasher.update((network.len() as u64).to_le_bytes());
+    hasher.update(network);
+    files.iter().for_each(|file| hasher.update((file.len() as u64).to_le_bytes()));
+    digests.iter().for_each(|digest| hasher.update(digest));
     Ok(hasher.finalize().into())
+}
+
+fn pieces(file: &[u8], whole: bool) -> Vec<&[u8]> {
+    if whole {
+        return file.chunks(PIECE_BYTES).collect();
+    }
+    let (head, rest) = file.split_at(file.len().min(PIECE_BYTES));
+    let start = |sample: usize| (rest.len() as u128 * sample as u128 / SAMPLES as u128) as usize;
+    let samples =
+        (0..SAMPLES).map(|sample| &rest[start(sample)..rest.len().min(start(sample) + SAMPLE_BYTES)]);
+    let end = &rest[rest.len().saturating_sub(SAMPLE_BYTES)..];
+    [head, end].into_iter().chain(samples).collect()
 }
 
 /// Files of a folder by name, without those that are hidden.
@@ -71,28 +83,10 @@ pub fn stamp(path: &Path) -> io::Result<[u8; 32]> {
     Ok(hasher.finalize().into())
 }
 
-fn add_samples(hasher: &mut Sha256, path: &Path) -> io::Result<()> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    hasher.update(length.to_le_bytes());
-    let mut add = |start: u64, bytes: u64| -> io::Result<()> {
-        let mut sample = Vec::new();
-        file.seek(SeekFrom::Start(start))?;
-        Read::by_ref(&mut file).take(bytes).read_to_end(&mut sample)?;
-        hasher.update(&sample);
-        Ok(())
-    };
-    add(0, HEAD_BYTES)?;
-    let rest = length.saturating_sub(HEAD_BYTES);
-    for sample in 0..SAMPLES.min(rest) {
-        let start = u128::from(rest) * u128::from(sample) / u128::from(SAMPLES);
-        add(HEAD_BYTES + start as u64, SAMPLE_BYTES)?;
-    }
-    if rest > 0 { add(length - SAMPLE_BYTES.min(rest), SAMPLE_BYTES) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
@@ -114,31 +108,40 @@ mod tests {
     }
 
     #[test]
-    fn tells_models_apart_wherever_they_stand() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, content: &[u8]| {
-            let path = folder.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, content).unwrap();
-            path
-        };
+    fn tells_models_apart_by_their_bytes_and_their_network() {
         let weights: Vec<u8> = (0..6_000_000u32).map(|i| (i ^ (i >> 8)) as u8).collect();
-        let mut trained = weights.clone();
-        trained[HEAD_BYTES as usize..].iter_mut().for_each(|byte| *byte ^= 1);
-        let mut other_end = weights.clone();
-        *other_end.last_mut().unwrap() ^= 1;
-        let base = identity(&write("a.gguf", &weights)).unwrap();
-        assert_eq!(identity(&write("b.gguf", &weights)).unwrap(), base, "under another name");
-        for other in [&trained, &other_end, &weights[..weights.len() - 1].to_vec(), &Vec::new()] {
-            assert_ne!(identity(&write("c.gguf", other)).unwrap(), base);
-        }
-        let in_folder = |config: &[u8]| {
-            write("m/model.safetensors", &weights);
-            write("m/.lock", config);
-            identity(write("m/config.json", config).parent().unwrap()).unwrap()
+        let changed = |range: std::ops::Range<usize>| {
+            let mut changed = weights.clone();
+            changed[range].iter_mut().for_each(|byte| *byte ^= 1);
+            changed
         };
-        assert_eq!(in_folder(b"{}"), in_folder(b"{}"));
-        assert_ne!(in_folder(b"{}"), in_folder(b"[]"));
-        assert!(identity(&folder.path().join("nothing")).is_err());
+        let end = weights.len();
+        let rows = [
+            changed(PIECE_BYTES..end),
+            changed(0..1),
+            changed(end - 1..end),
+            weights[..end - 1].to_vec(),
+            Vec::new(),
+        ];
+        for whole in [false, true] {
+            let of = |files: &[&[u8]], network: &str| identity(files, network, whole).unwrap();
+            let base = of(&[&weights], "network");
+            assert_eq!(of(&[&weights.clone()], "network"), base);
+            for (row, other) in rows.iter().enumerate() {
+                assert_ne!(of(&[other], "network"), base, "row {row}");
+            }
+            assert_ne!(of(&[&weights], "network of another rope"), base);
+            assert_ne!(of(&[&weights[..100], &weights[100..]], "network"), base);
+        }
+    }
+
+    #[test]
+    fn the_whole_tells_what_a_sample_does_not() {
+        let weights = vec![7; PIECE_BYTES + 4 * SAMPLES * SAMPLE_BYTES];
+        let mut other = weights.clone();
+        other[PIECE_BYTES + SAMPLE_BYTES + 1] = 8;
+        let of = |file: &[u8], whole| identity(&[file], "", whole).unwrap();
+        assert_ne!(of(&weights, true), of(&other, true));
+        assert_eq!(of(&weights, false), of(&other, false), "the row tests nothing");
     }
 }

@@ -24,7 +24,15 @@ pub fn read_json(path: &Path) -> Value {
 /// Loads with all of this machine's cores.
 pub fn try_load(path: &Path, context_tokens: Option<usize>) -> Result<LoadedModel, EngineError> {
     let device = Device::cpu(CpuOptions::default()).unwrap();
-    load(&LoadOptions { path, name: None, context_tokens, device: &device, packed: None, progress: &|_| {} })
+    load(&LoadOptions {
+        path,
+        name: None,
+        context_tokens,
+        device: &device,
+        whole_identity: false,
+        packed: None,
+        progress: &|_| {},
+    })
 }
 
 pub fn floats(value: &Value) -> Vec<f32> {

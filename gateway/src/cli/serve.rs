@@ -85,6 +85,7 @@ fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<Load
     opener.device = opener.device.with_kv_format(config.engine.kv_format.kernels());
     opener.verify = models.verify;
     opener.packed = packed::cache(models);
+    opener.keeps_pages = config.prefix.enabled && !config.prefix.store_dir.is_empty();
     opener.context_tokens = Some(models.context_tokens_max).filter(|&tokens| tokens > 0);
     for (name, draft) in drafts(&models.drafts)? {
         let source = opener.locate(&draft)?;

@@ -45,6 +45,11 @@ impl Gguf {
         }
     }
 
+    /// All bytes of the file.
+    pub fn content(&self) -> &[u8] {
+        &self.mapping
+    }
+
     /// The metadata value of `key` as `T`: u32, u64, usize, i32, f32, bool, `&str`, or a `Vec` of u32,
     /// i32, f32 or `&str`. `None` when the file does not have the key.
     ///
