@@ -3,7 +3,9 @@
     python3 benches/peers/agents.py [--scenarios NAME ...] [--json FILE] [--soak-seconds 600]
 
 Each scenario (scenarios.py says what each does) starts its servers on the same model file with the same
-threads and the same room for keys and values, Janus with its defaults otherwise. With --json every
+threads and the same room for keys and values, Janus with its defaults otherwise. llama.cpp's server gets
+`-np 16 --kv-unified -c 49152` (all slots share the room), with its own prompt cache on and `cache_prompt`
+in the requests: it then finds as large a part of the conversations' prompts as Janus does. With --json every
 scenario's figures are kept in FILE as soon as they are there; those not named are left as they are.
 
     --report-only          measures nothing and prints what FILE holds
