@@ -1,17 +1,13 @@
-//! How many requests are in work, and whose. A permit moves into its response's body, so that a stream counts
-//! until its last byte is sent or its client is gone.
+//! How many requests are in work, and whose. A permit goes with its response, and counts until the last byte
+//! is sent or the client is gone.
 //!
 //! One principal may have all places, and keeps nobody out by it: whoever has less than an equal part of them
 //! is let in all the same. With k principals in work there are thus never more requests than 1 + 1/2 + ... +
 //! 1/k times the places.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
 use crate::error::ApiError;
@@ -109,39 +105,6 @@ impl Drop for Permit {
         if state.in_flight == 0 {
             self.admission.emptied.notify_waiters();
         }
-    }
-}
-
-/// A body that holds something for as long as it lives.
-#[derive(Debug)]
-pub struct Holding<B, T> {
-    body: B,
-    _held: T,
-}
-
-impl<B, T> Holding<B, T> {
-    pub fn new(body: B, held: T) -> Self {
-        Holding { body, _held: held }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin, T: Unpin> Body for Holding<B, T> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

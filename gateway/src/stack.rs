@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -16,8 +15,8 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
-use crate::admission::Holding;
 use crate::caller;
+use crate::connection::UntilSent;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::routes;
@@ -41,7 +40,7 @@ pub struct Timing {
 pub fn router(app: &SharedApp) -> Router {
     let state = || Arc::clone(app);
     let priced = ServiceBuilder::new()
-        // 503 while draining or overloaded; the permit then lives in the response's body.
+        // 503 while draining or overloaded; the permit then goes with the response.
         .layer(from_fn_with_state(state(), admit))
         // 413 by the declared length, before a byte is read; routes count what really comes.
         .layer(from_fn_with_state(state(), limit_body))
@@ -52,7 +51,7 @@ pub fn router(app: &SharedApp) -> Router {
         .layer(from_fn_with_state(state(), set_timing))
         // Takes over or makes `x-request-id`; names the request in all its log lines.
         .layer(from_fn(identify))
-        // One log line and one count a request, at the end of its body; `openai-processing-ms`.
+        // One log line and one count a request, when its reply is sent; `openai-processing-ms`.
         .layer(from_fn_with_state(state(), observe))
         // A panic in a handler becomes a 500 and ends nothing else.
         .layer(CatchPanicLayer::custom(panicked))
@@ -113,14 +112,15 @@ async fn observe(State(app): State<SharedApp>, request: Request, next: Next) -> 
     observed.status = Some(response.status().as_u16());
     let processing_ms = HeaderValue::from(arrived.elapsed().as_millis() as u64);
     response.headers_mut().insert(PROCESSING_MS, processing_ms);
-    response.map(|body| Body::new(Holding::new(body, observed)))
+    UntilSent::hold(response.extensions_mut(), observed);
+    response
 }
 
 fn arrived(request: &Request) -> Instant {
     request.extensions().get::<Timing>().map_or_else(Instant::now, |timing| timing.arrived)
 }
 
-/// Reports a request when it is dropped: at the end of its response, or when its client left.
+/// Reports a request when it is dropped: when its response is sent, or when its client left.
 struct Observed {
     app: SharedApp,
     method: http::Method,
@@ -228,7 +228,11 @@ async fn check_host(State(app): State<SharedApp>, request: Request, next: Next) 
 
 async fn admit(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
     match app.admission.admit(&caller::of(&request).principal) {
-        Ok(permit) => next.run(request).await.map(|body| Body::new(Holding::new(body, permit))),
+        Ok(permit) => {
+            let mut response = next.run(request).await;
+            UntilSent::hold(response.extensions_mut(), permit);
+            response
+        }
         Err(error) => error.into_response(),
     }
 }
@@ -261,6 +265,7 @@ async fn wrong_method(request: Request) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use axum::routing::get;
     use tower::ServiceExt;
 

@@ -18,6 +18,7 @@ pub struct Guarded {
     stream: TcpStream,
     /// Read before the protocol was known.
     first_bytes: BytesMut,
+    activity: Arc<Activity>,
     headers: Option<HeaderClock>,
     writes: Countdown,
 }
@@ -33,11 +34,11 @@ impl Guarded {
         write_deadline: Duration,
     ) -> Guarded {
         let headers = header_deadline.map(|deadline| HeaderClock {
-            activity,
+            activity: Arc::clone(&activity),
             requests_begun: 0,
             countdown: Countdown::new(deadline),
         });
-        Guarded { stream, first_bytes, headers, writes: Countdown::new(write_deadline) }
+        Guarded { stream, first_bytes, activity, headers, writes: Countdown::new(write_deadline) }
     }
 
     fn watch_headers(&mut self, context: &mut Context<'_>, received: bool) -> io::Result<()> {
@@ -105,7 +106,12 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // Asked for once the protocol has written all it had.
+        if let Poll::Ready(Ok(())) = flushed {
+            self.activity.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

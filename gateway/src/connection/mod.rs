@@ -2,10 +2,11 @@
 //!
 //! hyper-util's automatic choice between HTTP/1 and 2 waits for the first bytes without a deadline, so
 //! the choice is made here ([`opening`]). [`guarded`] ends connections whose client sends headers or
-//! takes responses too slowly; [`activity`] finds those that are idle, and those whose HTTP/2 client
-//! keeps a stream's window shut.
+//! takes responses too slowly; [`activity`] finds those that are idle, and replies whose HTTP/2 client
+//! keeps a stream's window shut; [`delivery`] is a reply's body on its way out.
 
 mod activity;
+mod delivery;
 mod guarded;
 mod opening;
 
@@ -26,7 +27,9 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::config::Server;
-use activity::{Activity, Delivery};
+use activity::Activity;
+pub use activity::UntilSent;
+use delivery::Delivery;
 use guarded::Guarded;
 use opening::Protocol;
 
@@ -37,7 +40,7 @@ const CLOSING_DEADLINE: Duration = Duration::from_secs(2);
 const H2_PENDING_RESETS_MAX: usize = 20;
 const H2_ERROR_RESETS_MAX: usize = 128;
 /// Bytes buffered for one HTTP/2 stream whose client does not read.
-const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
+const H2_SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// What connections must keep to.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,7 @@ pub struct ConnectionLimits {
     header_deadline: Duration,
     idle_deadline: Duration,
     write_deadline: Duration,
+    request_deadline: Duration,
     header_bytes_max: usize,
     h2_streams_max: u32,
 }
@@ -55,6 +59,7 @@ impl ConnectionLimits {
             header_deadline: Duration::from_millis(server.header_deadline_ms),
             idle_deadline: Duration::from_millis(server.idle_deadline_ms),
             write_deadline: Duration::from_millis(server.write_deadline_ms),
+            request_deadline: Duration::from_millis(server.request_deadline_ms),
             header_bytes_max: server.header_bytes_max,
             h2_streams_max: server.h2_streams_max,
         }
@@ -81,7 +86,7 @@ pub async fn serve(
         Ok(Err(error)) => return tracing::debug!(%error, "connection ended before its first request"),
         Err(_) => return tracing::debug!("connection sent no request in time"),
     };
-    let activity = Activity::new();
+    let activity = Activity::new(protocol == Protocol::Http1, limits.request_deadline);
     let header_deadline = (protocol == Protocol::Http1).then_some(limits.header_deadline);
     let io = Guarded::new(stream, first_bytes, Arc::clone(&activity), header_deadline, limits.write_deadline);
     let result = match protocol {
@@ -99,7 +104,7 @@ async fn closed(mut close: watch::Receiver<bool>) {
 }
 
 /// Drives one connection: ends it gracefully once it was idle too long or the server closes, and for
-/// good when it does not end then, or when its client has stalled. The two HTTP versions share no
+/// good when it does not end then, or when `stalled` resolves. The two HTTP versions share no
 /// trait, hence a macro.
 macro_rules! drive {
     ($connection:expr, $stalled:expr, $activity:expr, $limits:expr, $close:expr) => {{
@@ -143,8 +148,13 @@ async fn serve_http1(
             TokioIo::new(io),
             service_fn(move |request| respond(app.clone(), &in_work, request)),
         );
-    // A client that does not read fills the socket, which the guarded stream notices.
-    drive!(connection, std::future::pending(), activity, limits, close)
+    // A client that does not read fills the socket, which the guarded stream notices; one that reads slowly has
+    // until its request's deadline.
+    let overdue = async {
+        activity.overdue().await;
+        tracing::debug!("the client did not take its response by the request's deadline");
+    };
+    drive!(connection, overdue, activity, limits, close)
 }
 
 async fn serve_http2(
@@ -171,21 +181,24 @@ async fn serve_http2(
         );
     // A stream whose window stays shut waits inside hyper, while the socket stays writable.
     let stalled = async {
-        activity.stalled_for(limits.write_deadline).await;
-        tracing::debug!("the client makes no room for its response");
+        activity.end_stalled(limits.write_deadline).await;
+        tracing::debug!("the client makes no room for any of its responses");
     };
     drive!(connection, stalled, activity, limits, close)
 }
 
-/// The application's answer; its body counts as activity until it is gone.
+/// The application's answer; it counts as activity until it is sent.
 fn respond(
     app: Router,
     activity: &Arc<Activity>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
-    let active = activity.begin();
+    let mut active = activity.begin();
     async move {
-        let response = app.oneshot(request.map(Body::new)).await?;
+        let mut response = app.oneshot(request.map(Body::new)).await?;
+        if let Some(held) = response.extensions_mut().remove() {
+            active.hold(held);
+        }
         Ok(response.map(|body| Body::new(Delivery::new(body, active))))
     }
 }

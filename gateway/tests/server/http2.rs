@@ -188,6 +188,44 @@ fn clients_that_never_open_their_window_are_cut() {
 }
 
 #[test]
+fn a_stream_that_stalls_ends_alone() {
+    let server = start(|config| config.server.write_deadline_ms = 200);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let (mut sender, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(1000)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        // Held and not read.
+        let mut stalled = post(&mut sender, "/v1/completions", endless(true)).await;
+        let mut read = post(&mut sender, "/v1/completions", endless(true)).await;
+        // The other goes on while the first is given up.
+        let address = server.address;
+        let given_up = tokio::task::spawn_blocking(move || {
+            eventually("both run", || metrics(address).contains("\njanus_engine_running_sequences 2\n"));
+            wait_for_a_sequence(address);
+        });
+        while !given_up.is_finished() {
+            assert!(read.body_mut().frame().await.unwrap().unwrap().is_data());
+        }
+        given_up.await.unwrap();
+        assert!(read.body_mut().frame().await.unwrap().is_ok());
+        // Whoever reads on after all sees that it was ended.
+        let mut last = stalled.body_mut().frame().await;
+        while last.as_ref().is_some_and(Result::is_ok) {
+            last = stalled.body_mut().frame().await;
+        }
+        assert!(last.is_some_and(|last| last.is_err()), "it ended as if it were whole");
+        drop((read, stalled, sender));
+        connection.abort();
+    });
+    server.wait_until_idle();
+}
+
+#[test]
 fn slow_answers_are_not_the_clients_fault() {
     // Each token comes four times later than a client may keep a frame waiting.
     let server = start(|config| config.server.write_deadline_ms = 50);

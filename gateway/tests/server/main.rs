@@ -16,3 +16,4 @@ mod hosts;
 mod http2;
 mod limits;
 mod support;
+mod transfers;
