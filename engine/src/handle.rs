@@ -30,8 +30,9 @@ pub struct EngineOptions {
     pub step_tokens_max: usize,
     /// Prompt tokens in a step that also decodes: what bounds the wait for a running stream's next token.
     pub mixed_prefill_tokens_max: usize,
-    /// Time for prompt tokens in a step, alone and beside decodes. The engine measures how many tokens
-    /// that is: someone who arrives in the middle waits so long before being looked at.
+    /// Time for prompt tokens in a step, while one principal is alone and nothing decodes, and otherwise. The
+    /// engine measures how many tokens that is: someone who arrives in the middle waits so long before
+    /// being looked at.
     pub prefill_time_max: Duration,
     pub mixed_prefill_time_max: Duration,
     /// Tokens that one pass of an embedding model computes together.

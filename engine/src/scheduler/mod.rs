@@ -60,7 +60,7 @@ pub struct SchedulerLimits {
     pub step_tokens_max: usize,
     /// Prompt tokens in a step that also decodes.
     pub mixed_prefill_tokens_max: usize,
-    /// Time for prompt tokens in a step, without and with decodes.
+    /// Time for prompt tokens in a step: while one principal is alone and nothing decodes, and otherwise.
     pub prefill_time_max: Duration,
     pub mixed_prefill_time_max: Duration,
     /// Prompt rows with logits in one step: each is a row of the whole vocabulary.

@@ -181,13 +181,13 @@ impl Scheduler {
     /// Prompt tokens for a step with so many decodes, and what they may take.
     fn prefill_budget(&self, decodes: usize) -> (usize, Duration) {
         let limits = &self.limits;
-        let (tokens_max, time_max) = match decodes {
-            0 => (limits.step_tokens_max, limits.prefill_time_max),
-            _ => {
-                let tokens_max = limits.mixed_prefill_tokens_max.min(limits.step_tokens_max - decodes);
-                (tokens_max, limits.mixed_prefill_time_max)
-            }
+        let tokens_max = match decodes {
+            0 => limits.step_tokens_max,
+            _ => limits.mixed_prefill_tokens_max.min(limits.step_tokens_max - decodes),
         };
+        // Who arrives in the middle of a step waits for its end: somebody else may.
+        let in_company = decodes > 0 || !self.fairness.is_alone(self.now);
+        let time_max = if in_company { limits.mixed_prefill_time_max } else { limits.prefill_time_max };
         (self.pace.tokens_within(time_max, tokens_max), time_max)
     }
 
