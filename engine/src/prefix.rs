@@ -145,13 +145,15 @@ impl Prefixes {
     /// Whose cached pages a prompt may share: those of its tenant, as the gateway has authenticated it,
     /// and those of the public prefix that covers most of it.
     pub fn scope(&self, caller: &Caller, cache: &CacheHint, prompt: &[u32]) -> PrefixScope {
-        let root = ChainHash::tenant_root(&self.model, &caller.tenant);
+        let tenant = ChainHash::tenant_root(&self.model, &caller.tenant);
+        let root = if cache.salt.is_empty() { tenant } else { tenant.salted(&cache.salt) };
         let keep = match cache.retention {
             Retention::Usual => Keep::Usual,
             Retention::Memory => Keep::InMemory,
-            Retention::Day => Keep::Retained(Group::new(root, &cache.key)),
+            Retention::Day => Keep::Retained(Group::new(tenant, &cache.key)),
         };
-        let mut scope = PrefixScope { root, public_root: self.public_root, public_tokens: 0, keep };
+        let (public_root, shares) = (self.public_root, !cache.off);
+        let mut scope = PrefixScope { root, public_root, public_tokens: 0, keep, shares };
         for public in self.public.iter().filter(|public| public.is_for(&caller.tenant)) {
             let public_tokens = common(&public.tokens, prompt);
             if public_tokens > scope.public_tokens {
@@ -245,7 +247,11 @@ mod tests {
         let prefixes = prefixes(Vec::new());
         let scope = |tenant: &str, key: &str, retention: Retention| {
             let caller = Caller { tenant: tenant.into(), ..Caller::default() };
-            prefixes.scope(&caller, &CacheHint { key: key.to_owned(), retention }, &[])
+            prefixes.scope(
+                &caller,
+                &CacheHint { key: key.to_owned(), retention, ..CacheHint::default() },
+                &[],
+            )
         };
         let plain = scope("a", "", Retention::Usual);
         for (key, retention) in [("x", Retention::Usual), ("x", Retention::Memory), ("x", Retention::Day)] {

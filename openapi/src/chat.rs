@@ -80,14 +80,17 @@ pub struct ChatRequest {
     /// How long the prompt's pages are kept; by default as long as there is room.
     pub prompt_cache_retention: Option<CacheRetention>,
 
+    /// Only requests with the same one share the prompt's pages, within the caller's tenant.
+    pub cache_salt: Option<String>,
+    /// `false` neither looks for the prompt's pages nor leaves any.
+    pub cache_prompt: Option<bool>,
+
     pub user: Option<Ignored>,
     pub metadata: Option<Ignored>,
     pub store: Option<Ignored>,
     pub service_tier: Option<Ignored>,
     pub safety_identifier: Option<Ignored>,
     pub parallel_tool_calls: Option<Ignored>,
-    pub cache_salt: Option<Ignored>,
-    pub cache_prompt: Option<Ignored>,
     pub priority: Option<Ignored>,
     pub request_id: Option<Ignored>,
     pub spaces_between_special_tokens: Option<Ignored>,

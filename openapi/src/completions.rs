@@ -72,12 +72,15 @@ pub struct CompletionRequest {
     /// `false` leaves out the tokens the model's tokenizer puts around a text.
     pub add_special_tokens: Option<bool>,
 
+    /// Only requests with the same one share the prompt's pages, within the caller's tenant.
+    pub cache_salt: Option<String>,
+    /// `false` neither looks for the prompt's pages nor leaves any.
+    pub cache_prompt: Option<bool>,
+
     pub user: Option<Ignored>,
     pub metadata: Option<Ignored>,
     pub store: Option<Ignored>,
     pub service_tier: Option<Ignored>,
-    pub cache_salt: Option<Ignored>,
-    pub cache_prompt: Option<Ignored>,
     pub priority: Option<Ignored>,
     pub request_id: Option<Ignored>,
     pub spaces_between_special_tokens: Option<Ignored>,

@@ -61,7 +61,7 @@ fn arrival(id: u64) -> SchedulerEvent {
         band: Band::Interactive,
     };
     let root = ChainHash::tenant_root(b"model", &principal);
-    let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual };
+    let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual, shares: true };
     let prompt = vec![id as u32; PROMPT_TOKENS];
     SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope }
 }

@@ -3,7 +3,8 @@
 //!
 //! A page's name covers its own tokens and, through its parent's name, everything before them. The
 //! chain begins with a root that holds the model and the tenant, so a name can only be found by who has
-//! authenticated as that tenant; nothing a client sends goes into a root. Pages of a prefix the operator
+//! authenticated as that tenant; of what a client sends only a salt goes into a root, below the tenant's, where it
+//! can but divide. Pages of a prefix the operator
 //! made public have a root of their own, and a tenant's pages behind one leave it by way of the tenant's
 //! root. Source: vLLM's prefix caching, with the salt it lacked in CVE-2025-46570.
 
@@ -28,6 +29,8 @@ enum Kind {
     Root = 5,
     /// Of requests that a tenant gave a name.
     Group = 6,
+    /// Of a part of a tenant's requests.
+    Salted = 7,
 }
 
 fn digest(kind: Kind, parts: &[&[u8]]) -> ChainHash {
@@ -56,6 +59,11 @@ impl ChainHash {
     /// What a file says of the root of its page, which it must not name.
     pub fn digest(&self) -> [u8; 32] {
         digest(Kind::Root, &[&self.0]).0
+    }
+
+    /// Where the chains of those requests of a tenant begin that have this salt: it parts them from the others.
+    pub fn salted(&self, salt: &str) -> ChainHash {
+        digest(Kind::Salted, &[&self.0, salt.as_bytes()])
     }
 
     /// A tenant's requests of this name.
@@ -88,6 +96,8 @@ pub struct PrefixScope {
     pub public_root: ChainHash,
     pub public_tokens: usize,
     pub keep: Keep,
+    /// Whether it takes pages of others and leaves any.
+    pub shares: bool,
 }
 
 /// How its pages are kept once it has ended.
@@ -124,6 +134,10 @@ pub struct Chain {
 impl Chain {
     pub fn new(scope: PrefixScope) -> Chain {
         Chain { scope, hashes: Vec::new() }
+    }
+
+    pub fn shares(&self) -> bool {
+        self.scope.shares
     }
 
     pub fn keep(&self) -> Keep {
@@ -170,7 +184,7 @@ mod tests {
     fn scope(tenant: &str, public_tokens: usize) -> PrefixScope {
         let public_root = ChainHash::public_root(b"model", &[]);
         let root = ChainHash::tenant_root(b"model", tenant);
-        PrefixScope { root, public_root, public_tokens, keep: Keep::Usual }
+        PrefixScope { root, public_root, public_tokens, keep: Keep::Usual, shares: true }
     }
 
     fn names(scope: PrefixScope, tokens: &[u32]) -> Vec<ChainHash> {

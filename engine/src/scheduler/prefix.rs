@@ -40,7 +40,7 @@ impl Scheduler {
         if !self.limits.share_prefixes {
             return;
         }
-        for sequence in self.running.values_mut() {
+        for sequence in self.running.values_mut().filter(|sequence| sequence.chain.shares()) {
             while sequence.sealed < sequence.computed / PAGE_TOKENS {
                 let index = sequence.sealed;
                 let hash = sequence.page_name(index).expect("computed tokens are known");
@@ -128,6 +128,9 @@ impl Scheduler {
 impl Sequence {
     /// The name of page `index`, once its tokens are known.
     pub fn page_name(&mut self, index: usize) -> Option<ChainHash> {
+        if !self.chain.shares() {
+            return None;
+        }
         self.chain.get(index, &self.tokens)
     }
 

@@ -61,7 +61,7 @@ fn scope(tenant: usize, public_tokens: usize) -> PrefixScope {
         1 => Keep::InMemory,
         _ => Keep::Retained(Group::new(root, "")),
     };
-    PrefixScope { root, public_root, public_tokens, keep }
+    PrefixScope { root, public_root, public_tokens, keep, shares: true }
 }
 
 struct World {

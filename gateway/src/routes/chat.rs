@@ -30,7 +30,7 @@ use crate::wiring::{App, SharedApp};
 
 const PROMPT_PARAM: &str = "messages";
 
-/// Of a name that a client gives to requests that begin alike.
+/// Of a name or salt that a client gives to requests that begin alike.
 const CACHE_KEY_BYTES_MAX: usize = 512;
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
@@ -112,7 +112,18 @@ fn cache_hint(request: &mut ChatRequest) -> ApiResult<CacheHint> {
         Some(CacheRetention::InMemory) => Retention::Memory,
         Some(CacheRetention::Day) => Retention::Day,
     };
-    Ok(CacheHint { key, retention })
+    let hint = CacheHint { key, retention, ..CacheHint::default() };
+    divided(hint, &mut request.cache_salt, request.cache_prompt)
+}
+
+/// The same with what narrows who finds the prompt.
+///
+/// # Errors
+/// 400 for a salt that is too long.
+pub fn divided(hint: CacheHint, salt: &mut Option<String>, cached: Option<bool>) -> ApiResult<CacheHint> {
+    let salt = salt.take().unwrap_or_default();
+    at_most("cache_salt", salt.len(), CACHE_KEY_BYTES_MAX, "bytes")?;
+    Ok(CacheHint { salt, off: cached == Some(false), ..hint })
 }
 
 /// Without a limit, as many as the context has room for.

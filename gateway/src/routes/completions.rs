@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::tokenizer::Tokenizer;
-use engine::{Caller, Event, TokenEvent, TokenLogprob};
+use engine::{CacheHint, Caller, Event, TokenEvent, TokenLogprob};
 use openapi::chat::FinishReason;
 use openapi::completions::CompletionChoice;
 use openapi::input::TextsOrTokens;
@@ -17,7 +17,7 @@ use openapi::object::CompletionObject;
 use openapi::{Completion, CompletionRequest, Usage};
 
 use super::body::{check_size, json_reply, read_json, run_sized};
-use super::chat::seeded;
+use super::chat::{divided, seeded};
 use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
 use super::logprobs::{CompletionBuilder, join};
 use super::sampling::{Fields, at_most, choices, streaming};
@@ -205,6 +205,7 @@ fn sequences(
     if max_new_tokens == 0 && !wanted.echo {
         return Err(ApiError::invalid("max_tokens", "'max_tokens' can be 0 only together with 'echo'"));
     }
+    let cache = divided(CacheHint::default(), &mut request.cache_salt, request.cache_prompt)?;
     let (sampling, stop) = Fields::of_completion(request).parse(&app.limits)?;
     // The engine runs a prompt without generating only to score it.
     let score = wanted.echo && (wanted.logprobs.is_some() || max_new_tokens == 0);
@@ -220,7 +221,7 @@ fn sequences(
             stop: stop.clone(),
             logprobs: wanted.logprobs,
             caller: caller.clone(),
-            cache: engine::CacheHint::default(),
+            cache: cache.clone(),
             prompt_logprobs: score.then_some(wanted.logprobs.unwrap_or(0)),
         };
         for index in 0..n {

@@ -187,3 +187,33 @@ fn usage_ends_a_stream_when_asked_for() {
     assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &json!(7)));
     assert!(others.iter().all(|event| event.get("usage") == Some(&Value::Null)));
 }
+
+#[test]
+fn a_cache_salt_keeps_users_of_one_key_apart() {
+    let server = start(|_| {});
+    for path in ["/v1/completions", "/v1/chat/completions"] {
+        let ask = |more: serde_json::Value| {
+            let text = format!("{path} {}", "x".repeat(100));
+            let mut body = json!({ "model": "chat", "max_tokens": 1 });
+            match path {
+                "/v1/completions" => body["prompt"] = text.into(),
+                _ => body["messages"] = json!([{ "role": "user", "content": text }]),
+            }
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            server.post(path, &body.to_string())
+        };
+        for (more, found) in [
+            (json!({ "cache_salt": "alice" }), false),
+            (json!({ "cache_salt": "bob" }), false),
+            (json!({ "cache_salt": "bob", "cache_prompt": false }), false),
+            (json!({ "cache_salt": "bob", "cache_prompt": true }), true),
+            (json!({}), false),
+        ] {
+            let usage = &ask(more.clone()).json()["usage"];
+            let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+            assert_eq!(cached > 0, found, "{path} {more}");
+        }
+        let refused = ask(json!({ "cache_salt": "x".repeat(513) })).error();
+        assert_eq!(refused, (400, Some("cache_salt".into()), Some("invalid_value".into())), "{path}");
+    }
+}

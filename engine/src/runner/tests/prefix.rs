@@ -53,7 +53,7 @@ fn a_retained_prompt_outlives_a_flood_and_others_do_not() {
     use crate::request::{CacheHint, Retention};
     for (retention, expected) in [(Retention::Usual, 0), (Retention::Memory, 0), (Retention::Day, 96)] {
         let engine = start_with(MockOptions::default(), with_pages(32));
-        let cache = CacheHint { key: "mine".to_owned(), retention };
+        let cache = CacheHint { key: "mine".to_owned(), retention, ..CacheHint::default() };
         let kept = Request { cache, ..request(&text(100)) };
         assert_eq!(ask_cached(&engine, kept.clone()).1, 0);
         for first in 'a'..='t' {
@@ -61,6 +61,29 @@ fn a_retained_prompt_outlives_a_flood_and_others_do_not() {
         }
         assert_eq!(ask_cached(&engine, of_tenant("other", kept.clone())).1, 0, "it is still nobody else's");
         assert_eq!(ask_cached(&engine, kept).1, expected, "{retention:?}");
+    }
+}
+
+#[test]
+fn a_salt_divides_a_tenant_and_what_is_not_cached_is_neither_found_nor_left() {
+    use crate::request::CacheHint;
+    let engine = start(letters());
+    let ask_with = |tenant: &str, salt: &str, off: bool| {
+        let cache = CacheHint { salt: salt.to_owned(), off, ..CacheHint::default() };
+        ask_cached(&engine, of_tenant(tenant, Request { cache, ..request(&text(100)) })).1
+    };
+    for (tenant, salt, off, expected) in [
+        ("a", "", true, 0),
+        ("a", "", false, 0),
+        ("a", "", false, 96),
+        ("a", "", true, 0),
+        ("a", "alice", false, 0),
+        ("a", "bob", true, 0),
+        ("a", "bob", false, 0),
+        ("a", "alice", false, 96),
+        ("b", "alice", false, 0),
+    ] {
+        assert_eq!(ask_with(tenant, salt, off), expected, "{tenant}, salt {salt:?}, off: {off}");
     }
 }
 

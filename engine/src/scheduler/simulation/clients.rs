@@ -257,7 +257,8 @@ impl Machine {
         // No two begin alike.
         let prompt = vec![id.0 as u32; prompt_tokens];
         let root = ChainHash::tenant_root(b"model", "");
-        let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual };
+        let scope =
+            PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual, shares: true };
         self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope });
     }
 
