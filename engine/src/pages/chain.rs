@@ -3,9 +3,9 @@
 //!
 //! A page's name covers its own tokens and, through its parent's name, everything before them. The
 //! chain begins with a root that holds the model and the tenant, so a name can only be found by who has
-//! authenticated as that tenant; of what a client sends only a salt goes into a root, below the tenant's, where it
-//! can but divide. Pages of a prefix the operator
-//! made public have a root of their own, and a tenant's pages behind one leave it by way of the tenant's
+//! authenticated as that tenant; of what a client sends only a salt goes into a root, below the tenant's,
+//! where it can but divide. Pages of a prefix the operator made public have a root of their own, and a
+//! tenant's pages behind one leave it by way of the tenant's
 //! root. Source: vLLM's prefix caching, with the salt it lacked in CVE-2025-46570.
 
 use std::fmt;
