@@ -38,8 +38,9 @@ def shorten(body):
     for name, most in [("max_tokens", TOKENS_MAX), ("max_completion_tokens", TOKENS_MAX), ("n", 2), ("min_tokens", 2)]:
         if isinstance(body.get(name), int) and body[name] > most:
             body[name] = most
-    if "max_completion_tokens" not in body:
-        body.setdefault("max_tokens", TOKENS_MAX)
+    # A null says no more than an absent one: without a limit the answer takes the whole context.
+    if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
+        body["max_tokens"] = TOKENS_MAX
 
 
 @schema.parametrize()
