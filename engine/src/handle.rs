@@ -234,6 +234,9 @@ pub struct EngineStats {
     /// Tokens guessed and computed ahead, and those that turned out right.
     pub guessed_tokens: u64,
     pub accepted_guesses: u64,
+    /// Those of them that a draft model made.
+    pub drafted_guesses: u64,
+    pub accepted_drafts: u64,
     /// By band, the most urgent first.
     pub bands: [BandStats; Band::ALL.len()],
     /// Pages on disk, where a store is configured.

@@ -83,13 +83,17 @@ fn guesses_change_no_token_of_a_real_model() {
         let (guessed, stats) = answers(&engine);
         assert_eq!(guessed, expected, "{speculation:?}, with a draft: {with_draft}");
         println!(
-            "{speculation:?}, with a draft: {with_draft}: {} of {} guesses right, {} steps",
-            stats.accepted_guesses, stats.guessed_tokens, stats.steps
+            "{speculation:?}, with a draft: {with_draft}: {} of {} guesses right, {} of {} drafted, {} steps",
+            stats.accepted_guesses,
+            stats.guessed_tokens,
+            stats.accepted_drafts,
+            stats.drafted_guesses,
+            stats.steps
         );
         if with_draft && speculation == Speculation::Always {
-            // It guesses what it would say itself, with the same random numbers; the wrong ones are the text's
-            // own, where those promised more.
-            assert!(stats.accepted_guesses * 10 > stats.guessed_tokens * 8, "{stats:?}");
+            // It guesses what it would say itself, with the same random numbers.
+            assert!(stats.drafted_guesses > 100, "{stats:?}");
+            assert_eq!(stats.accepted_drafts, stats.drafted_guesses);
         }
     }
 }

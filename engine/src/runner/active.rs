@@ -210,6 +210,11 @@ impl ActiveRequest {
         }
     }
 
+    /// Whether its present guesses are a draft model's.
+    pub fn is_drafted(&self) -> bool {
+        self.guesser.as_ref().is_some_and(Guesser::is_drafted)
+    }
+
     /// Prompt and generated tokens, where guesses are made.
     pub fn tokens(&self) -> Option<&[u32]> {
         self.guesser.as_ref().map(Guesser::tokens)

@@ -277,7 +277,7 @@ impl GenerationRunner {
             // Before what follows from the outputs: a sequence that ends now leaves its pages to others.
             let ran = self.events.len();
             self.events.push(SchedulerEvent::Ran { rows, took });
-            self.guessing.begin_step();
+            self.guessing.begin_step(&actions.outputs, &self.requests, counters);
             for (row, output) in actions.outputs.iter().enumerate() {
                 self.answer(row, *output, counters);
             }
@@ -295,7 +295,7 @@ impl GenerationRunner {
     fn answer(&mut self, row: usize, output: Output, counters: &mut Counters) {
         let Output { id, kind } = output;
         let Some(request) = self.requests.get_mut(&id) else { return };
-        if !self.guessing.is_wanted(output) {
+        if !self.guessing.is_wanted(output, request) {
             return;
         }
         let logits = self.logits.row_mut(row);

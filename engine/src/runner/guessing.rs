@@ -16,6 +16,8 @@ pub(super) struct Guessing {
     /// Tokens chosen in this step, and how many of them were guessed.
     tokens: usize,
     right: usize,
+    /// Those of them that the draft model had guessed.
+    drafts_right: usize,
     /// Sequences that may have guesses in the next step.
     askers: Vec<SequenceId>,
     wishes: Vec<Wish>,
@@ -31,6 +33,7 @@ impl Guessing {
             last: None,
             tokens: 0,
             right: 0,
+            drafts_right: 0,
             askers: Vec::new(),
             wishes: Vec::new(),
             draft,
@@ -55,17 +58,29 @@ impl Guessing {
         self.planner.is_off()
     }
 
-    pub fn begin_step(&mut self) {
-        (self.last, self.tokens, self.right) = (None, 0, 0);
+    /// Before the tokens of a step are chosen: counts its guesses.
+    pub fn begin_step(
+        &mut self,
+        outputs: &[Output],
+        requests: &BTreeMap<SequenceId, ActiveRequest>,
+        counters: &mut Counters,
+    ) {
+        (self.last, self.tokens, self.right, self.drafts_right) = (None, 0, 0, 0);
         self.askers.clear();
+        for output in outputs.iter().filter(|output| is_guess(output)) {
+            let is_drafted = requests.get(&output.id).is_some_and(ActiveRequest::is_drafted);
+            counters.guessed_tokens += 1;
+            counters.drafted_guesses += u64::from(is_drafted);
+        }
     }
 
     /// Whether a row's logits are to be used: those after a wrong guess are not.
-    pub fn is_wanted(&mut self, Output { id, kind }: Output) -> bool {
+    pub fn is_wanted(&mut self, Output { id, kind }: Output, request: &ActiveRequest) -> bool {
         let OutputKind::AfterGuess { guess } = kind else { return true };
         let wanted = self.last == Some((id, guess));
         self.last = self.last.filter(|_| wanted);
         self.right += usize::from(wanted);
+        self.drafts_right += usize::from(wanted && request.is_drafted());
         wanted
     }
 
@@ -90,8 +105,8 @@ impl Guessing {
         if self.is_off() {
             return;
         }
-        counters.guessed_tokens += actions.outputs.iter().filter(|output| is_guess(output)).count() as u64;
         counters.accepted_guesses += self.right as u64;
+        counters.accepted_drafts += self.drafts_right as u64;
         let rows = actions.batch.tokens.len();
         // A step with prompt rows tells nothing about what a guess costs.
         if rows == actions.outputs.len() && self.tokens > 0 {

@@ -86,6 +86,8 @@ struct Counters {
     steps: u64,
     guessed_tokens: u64,
     accepted_guesses: u64,
+    drafted_guesses: u64,
+    accepted_drafts: u64,
     prefix_hits: u64,
     /// Of models that are gone; each that is here counts its own.
     evictions: u64,
@@ -350,6 +352,8 @@ impl Counters {
             steps: self.steps,
             guessed_tokens: self.guessed_tokens,
             accepted_guesses: self.accepted_guesses,
+            drafted_guesses: self.drafted_guesses,
+            accepted_drafts: self.accepted_drafts,
             prefix_hits: self.prefix_hits,
             kv_evictions: self.evictions,
             kv_pages_restored: self.restored_pages,

@@ -87,6 +87,11 @@ impl Guesser {
         self.guesses.push(guess);
     }
 
+    /// Whether the present guesses are a draft model's: until one of them is wrong.
+    pub fn is_drafted(&self) -> bool {
+        self.source == Source::Draft
+    }
+
     /// The first `count` guesses.
     pub fn guesses(&self, count: usize) -> &[u32] {
         &self.guesses[..count.min(self.guesses.len())]

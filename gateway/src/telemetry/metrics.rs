@@ -160,6 +160,8 @@ fn numbers(connections: u64, requests_in_flight: usize, engine: &EngineStats) ->
         ("janus_engine_preemptions_total", "Sequences put back to wait.", engine.preemptions),
         ("janus_engine_guessed_tokens_total", "Tokens computed ahead on a guess.", engine.guessed_tokens),
         ("janus_engine_accepted_guesses_total", "Guesses that came true.", engine.accepted_guesses),
+        ("janus_engine_drafted_guesses_total", "Guesses that a draft model made.", engine.drafted_guesses),
+        ("janus_engine_accepted_drafts_total", "Those of them that came true.", engine.accepted_drafts),
         ("janus_engine_steps_total", "Forward steps.", engine.steps),
         (
             "janus_engine_prefix_hits_total",
