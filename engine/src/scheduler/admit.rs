@@ -1,6 +1,9 @@
 //! Who gets a place and pages, and who gives them up.
 
+use std::cmp::Reverse;
 use std::time::Duration;
+
+use kernels::PAGE_TOKENS;
 
 use super::fairness::Contenders;
 use super::sequence::{Sequence, SequenceId, Weakness};
@@ -38,7 +41,11 @@ impl Scheduler {
     /// Admits the sequence whose turn it is, or makes room for it. Returns whether it did either.
     pub(super) fn admit_next(&mut self, now: Duration, actions: &mut Actions) -> bool {
         let Contenders { candidates, overdue } = self.fairness.contenders(now);
-        let claim = candidates.first().zip(overdue).map(|(&first, overdue)| self.claim_of(first, overdue));
+        let Some(&first) = candidates.first() else { return false };
+        let claim = overdue.map(|overdue| self.claim_of(first, overdue));
+        if claim.is_none() && self.admit_early(first, actions) {
+            return true;
+        }
         for (place, id) in candidates.into_iter().enumerate() {
             if self.has_room_for(id, claim) {
                 self.admit(id, claim, actions);
@@ -62,14 +69,51 @@ impl Scheduler {
         sequence.overtook = claim.map(|claim| claim.id).filter(|first| *first != id);
         // Who has claimed its room so long is not sent away again.
         sequence.gave_way |= claim.is_some_and(|claim| claim.id == id);
-        if std::mem::replace(&mut sequence.admitted, true) {
+        if sequence.admitted {
             self.fairness.resume(sequence.account, id, now);
         } else {
             self.fairness.admit(sequence.account, id, sequence.prompt_unreached(), now);
+        }
+        self.start(id, sequence, actions);
+    }
+
+    fn start(&mut self, id: SequenceId, mut sequence: Sequence, actions: &mut Actions) {
+        if !std::mem::replace(&mut sequence.admitted, true) {
             actions.admitted.push(id);
         }
         self.running.insert(id, sequence);
         self.reuse(id, actions);
+    }
+
+    /// Admits the sequence of which most is cached before the one in turn, if fairness allows it and there
+    /// is room. Returns whether it did.
+    fn admit_early(&mut self, first: SequenceId, actions: &mut Actions) -> bool {
+        if !self.limits.share_prefixes || self.running.len() >= self.limits.running_sequences_max {
+            return false;
+        }
+        let band = self.waiting[&first].caller.band;
+        let cached_of_first = self.tokens_cached(first);
+        let early = self.fairness.early(band, self.fresh_tokens(first, cached_of_first));
+        let mut best = None;
+        for (place, (id, tokens_max)) in early.into_iter().enumerate().filter(|(_, (id, _))| *id != first) {
+            let cached = self.tokens_cached(id);
+            let fresh = self.fresh_tokens(id, cached);
+            if cached > cached_of_first && fresh.max(PAGE_TOKENS) <= tokens_max {
+                best = best.max(Some((cached, Reverse(place), id, fresh)));
+            }
+        }
+        let Some((_, _, id, fresh)) = best.filter(|(_, _, id, _)| self.has_room_for(*id, None)) else {
+            return false;
+        };
+        let sequence = self.waiting.remove(&id).expect("only waiting sequences are admitted");
+        self.fairness.admit_early(sequence.account, id, sequence.prompt_unreached(), fresh);
+        self.start(id, sequence, actions);
+        true
+    }
+
+    /// Prompt tokens a waiting sequence would compute of which so many are cached.
+    fn fresh_tokens(&self, id: SequenceId, cached: usize) -> usize {
+        self.waiting[&id].prompt_unreached().saturating_sub(cached)
     }
 
     /// Whether there is a place, and pages for all known tokens of a waiting sequence beside what running

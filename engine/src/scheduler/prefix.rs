@@ -85,6 +85,14 @@ impl Scheduler {
         self.plan_restores(id, actions);
     }
 
+    /// Tokens of a waiting sequence that are cached, from its first on.
+    pub(super) fn tokens_cached(&mut self, id: SequenceId) -> usize {
+        let sequence = self.waiting.get_mut(&id).expect("the caller found it there");
+        let cached =
+            |index: &usize| sequence.shared_page(*index).is_some_and(|hash| self.pool.find(&hash).is_some());
+        (0..).take_while(cached).count() * PAGE_TOKENS
+    }
+
     /// Pages a waiting sequence would share with running ones if it was admitted now: those it needs no
     /// free page for.
     pub(super) fn pages_shared_with_running(&mut self, id: SequenceId) -> usize {

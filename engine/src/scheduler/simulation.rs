@@ -4,6 +4,7 @@
 
 mod clients;
 mod disk;
+mod early;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,12 +9,14 @@
 //!   also makes it safe to forget an account that was not used for a while.
 //! * The tokens of a step that go into prompts are shared out by counters of their own, charged as they
 //!   are computed: a newcomer need not wait for all prompts admitted before it.
-//! * Which band goes first is decided in `bands.rs`, whose prompts get a step's tokens in `prompts.rs`.
+//! * Which band goes first is decided in `bands.rs`, whose prompts get a step's tokens in `prompts.rs`, and
+//!   who may be admitted before the one in turn, because its prompt is cached, in `early.rs`.
 //!
 //! Service is not withheld while there is any to give: whoever finds no room for all of a prompt is
 //! overtaken by the more urgent, within bounds (`admit.rs`).
 
 mod bands;
+mod early;
 mod prompts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +87,8 @@ struct Line {
     /// The account admitted last, or its counter once it is forgotten.
     last: Option<AccountId>,
     last_admitted: u64,
+    /// Prompt tokens of those admitted before the one in turn since somebody was admitted in turn.
+    early_tokens: usize,
 }
 
 #[derive(Debug, Default)]
@@ -191,14 +195,19 @@ impl Fairness {
         Contenders { candidates, overdue: overdue.map(|(time, _)| time) }
     }
 
-    /// Admits a new sequence that will compute so many tokens of its prompt.
+    /// Admits a new sequence, whose turn it is, that will compute so many tokens of its prompt.
     pub fn admit(&mut self, id: AccountId, sequence: SequenceId, prompt_tokens: usize, now: Duration) {
+        self.book(id, sequence, prompt_tokens);
+        self.lines[self.accounts[id.index()].band as usize].early_tokens = 0;
+        self.enter(id, now);
+    }
+
+    /// Counts a new sequence as admitted.
+    fn book(&mut self, id: AccountId, sequence: SequenceId, prompt_tokens: usize) {
         let account = &mut self.accounts[id.index()];
         account.waiting.remove(&sequence);
-        let line = &mut self.lines[account.band as usize];
-        line.last = Some(id);
+        self.lines[account.band as usize].last = Some(id);
         account.admitted = account.admitted.saturating_add(account.price(prompt_tokens as u64));
-        self.enter(id, now);
         self.requeue(id);
     }
 

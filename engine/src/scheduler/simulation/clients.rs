@@ -31,6 +31,9 @@ pub struct Client {
     pub prompt_tokens_min: usize,
     pub prompt_tokens_max: usize,
     pub output_tokens_max: usize,
+    /// Prompts begin with one of so many prefixes, or each as no other does, of so many tokens.
+    pub prefixes: usize,
+    pub prefix_tokens: usize,
     /// One request in so many is cancelled at some time.
     pub cancels_one_in: usize,
 }
@@ -44,6 +47,8 @@ impl Default for Client {
             prompt_tokens_min: 1,
             prompt_tokens_max: 64,
             output_tokens_max: 24,
+            prefixes: 0,
+            prefix_tokens: 32,
             cancels_one_in: usize::MAX,
         }
     }
@@ -60,6 +65,8 @@ pub struct Record {
     pub waiting: usize,
     pub first_token_seconds: Vec<f64>,
     pub admitted_at: Vec<f64>,
+    /// Prompt tokens found in the cache.
+    pub reused: usize,
 }
 
 struct Request {
@@ -169,6 +176,11 @@ impl Machine {
             record.waiting -= 1;
             record.admitted_at.push(self.seconds);
         }
+        for Reused { id, tokens } in &actions.reused {
+            let request = self.requests.get_mut(id).expect("a live request");
+            request.prompt_reached += tokens;
+            self.records[request.client].reused += tokens;
+        }
         assert!(
             !actions.batch.tokens.is_empty() || self.requests.is_empty(),
             "an idle step while {} requests wait",
@@ -254,8 +266,12 @@ impl Machine {
             },
             false => Caller::default(),
         };
-        // No two begin alike.
-        let prompt = vec![id.0 as u32; prompt_tokens];
+        let mut prompt = vec![id.0 as u32; prompt_tokens];
+        if client.prefixes > 0 {
+            // Ids are smaller.
+            let prefix = u32::MAX - self.below(client.prefixes) as u32;
+            prompt[..client.prefix_tokens.min(prompt_tokens)].fill(prefix);
+        }
         let root = ChainHash::tenant_root(b"model", "");
         let scope =
             PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual, shares: true };

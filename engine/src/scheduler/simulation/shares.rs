@@ -71,6 +71,8 @@ fn crowd(seed: u64) -> Machine {
             prompt_tokens_min: 1,
             prompt_tokens_max: PROMPT_MAX,
             output_tokens_max: OUTPUT_MAX,
+            prefixes: [0, 0, 1, 3, 20][dice.below(5)],
+            prefix_tokens: PAGE_TOKENS,
             cancels_one_in: [usize::MAX, 10][dice.below(2)],
         }
     });
@@ -82,7 +84,7 @@ fn crowd(seed: u64) -> Machine {
 
 #[test]
 fn shares_stay_within_the_bound_for_every_crowd() {
-    let (mut worst, mut preemptions, mut arrived) = (0.0_f64, 0, 0);
+    let (mut worst, mut preemptions, mut arrived, mut reused) = (0.0_f64, 0, 0, 0);
     let seeds = seeds(2000);
     for seed in seeds.clone() {
         let run = std::panic::catch_unwind(|| {
@@ -100,9 +102,12 @@ fn shares_stay_within_the_bound_for_every_crowd() {
         worst = worst.max(gaps.worst);
         preemptions += machine.preemptions;
         arrived += machine.records.iter().map(|record| record.arrived).sum::<usize>();
+        reused += machine.records.iter().map(|record| record.reused).sum::<usize>();
     }
     println!("{arrived} arrivals, {preemptions} preemptions, gaps up to {worst:.2} of what is allowed");
-    assert!(seeds.end - seeds.start == 1 || preemptions > 1000, "the simulation lost its teeth");
+    println!("{reused} prompt tokens found in the cache");
+    let has_teeth = preemptions > 1000 && reused > 100_000;
+    assert!(seeds.end - seeds.start == 1 || has_teeth, "the simulation lost its teeth");
 }
 
 /// A principal that always has hundreds of requests waiting, and another.
