@@ -127,8 +127,8 @@ def parse() -> argparse.Namespace:
 
 def measure(arguments: argparse.Namespace, results: dict) -> None:
     janus = janus_binary(arguments.janus)
-    binaries = {"janus": janus, "llama.cpp": llama_program()}
-    builds = {"janus": janus_version(janus), "llama.cpp": llama_version()}
+    binaries = {"janus": janus, "llama.cpp": llama_program(isa=arguments.isa)}
+    builds = {"janus": janus_version(janus), "llama.cpp": llama_version(arguments.isa)}
     model = models.path_of(arguments.model, janus, accept_license=False)
     for name in arguments.scenarios:
         figures = {}

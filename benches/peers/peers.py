@@ -13,7 +13,8 @@ servers have changed since is measured afresh. `--report-only --json FILE` measu
     --targets            shows the project's targets beside the ratios
     --readme README.md   rewrites that file's block `speed` from FILE: a row a model
     --markdown OUT.md    the same with every table, spreads and targets
-    --isa avx2           holds Janus to an instruction set; llama.cpp's build is for this machine
+    --isa avx2           holds both to an instruction set: llama.cpp is built again without the others.
+                         Sets other than avx2 hold Janus alone
 """
 
 import argparse
@@ -131,8 +132,8 @@ class Comparison:
 
     def __init__(self, arguments: argparse.Namespace, results: Results):
         self.arguments, self.results = arguments, results
-        self.binaries = {"janus": janus_binary(arguments.janus), "llama.cpp": llama_program()}
-        self.builds = {"janus": janus_version(self.binaries["janus"]), "llama.cpp": llama_version()}
+        self.binaries = {"janus": janus_binary(arguments.janus), "llama.cpp": llama_program(isa=arguments.isa)}
+        self.builds = {"janus": janus_version(self.binaries["janus"]), "llama.cpp": llama_version(arguments.isa)}
         self.ends = time.monotonic() + arguments.minutes * 60
 
     def size(self, path: Path) -> models.Size:
@@ -199,7 +200,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round, fewer figures")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no round after so long")
     parser.add_argument("--threads", type=int, default=describe()["cores"])
-    parser.add_argument("--isa", help="KERNELS_ISA for Janus: scalar, avx2, ...")
+    parser.add_argument("--isa", help="instruction set: scalar, avx2, ...")
     parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
     parser.add_argument("--accept-license", action="store_true", help="accept Google's Gemma Terms of Use")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -212,6 +213,8 @@ def parse() -> argparse.Namespace:
         arguments.rounds = 1
     if arguments.report_only and not arguments.json:
         parser.error("--report-only needs --json FILE")
+    if arguments.readme and arguments.isa:
+        parser.error("the README's table is of what this machine can do: leave out --isa or --readme")
     return arguments
 
 
@@ -231,7 +234,8 @@ def main() -> None:
         for name in results.models:
             print(report.table(name, results, arguments.targets) + "\n")
     if arguments.markdown:
-        report.rewrite(arguments.markdown, "speed", report.all_tables(results))
+        block = f"speed-{arguments.isa}" if arguments.isa else "speed"
+        report.rewrite(arguments.markdown, block, report.all_tables(results))
     if arguments.readme:
         report.rewrite(arguments.readme, "speed", report.readme_block(results))
 

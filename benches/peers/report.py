@@ -10,6 +10,7 @@ from pathlib import Path
 from machine import sentence
 from models import MADE
 from results import Results
+from servers import LLAMA_BUILDS
 from targets import target_of
 
 # Figures of the README and their short labels.
@@ -158,7 +159,8 @@ def circumstances(results: Results) -> str:
     dates = sorted({model["measured"] for model in data["models"].values() if "measured" in model})
     held = ""
     if data["isa"]:
-        held = f" Janus is held to {data['isa']}; llama.cpp's build uses all this machine has."
+        who = "Both are" if data["isa"] in LLAMA_BUILDS else "Janus alone is"
+        held = f" {who} held to {data['isa']}."
     return (
         f"{data['threads']} threads each on {sentence(data['machine'])}, context of {data['context']} tokens, medians of "
         f"{of_rounds} A-B-A-B, {' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}.{held} A stream is a client "
@@ -180,8 +182,8 @@ def all_tables(results: Results) -> str:
     """Every table."""
     lines = [
         circumstances(results),
-        f"Janus is {builds(results, 'janus')}; llama.cpp is {builds(results, 'llama.cpp')}, built here for this "
-        "machine. A value's ± is half the distance between its lowest and highest round; a ratio is Janus' advantage, "
+        f"Janus is {builds(results, 'janus')}; llama.cpp is {builds(results, 'llama.cpp')}, built here. "
+        "A value's ± is half the distance between its lowest and highest round; a ratio is Janus' advantage, "
         "with the lowest and highest of the rounds. Both start with their defaults, which has llama.cpp warm up by a "
         "pass of its own.",
         "",

