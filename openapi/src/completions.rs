@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::chat::{FinishReason, StreamOptions};
+use crate::chat::{CacheRetention, FinishReason, StreamOptions};
 use crate::input::{Stop, TextsOrTokens};
 use crate::logprobs::CompletionLogprobs;
 use crate::object::CompletionObject;
@@ -72,6 +72,10 @@ pub struct CompletionRequest {
     /// `false` leaves out the tokens the model's tokenizer puts around a text.
     pub add_special_tokens: Option<bool>,
 
+    /// Names requests that begin alike, within the caller's tenant: what `24h` retains is divided among keys.
+    pub prompt_cache_key: Option<String>,
+    /// How long the prompt's pages are kept; by default as long as there is room.
+    pub prompt_cache_retention: Option<CacheRetention>,
     /// Only requests with the same one share the prompt's pages, within the caller's tenant.
     pub cache_salt: Option<String>,
     /// `false` neither looks for the prompt's pages nor leaves any.

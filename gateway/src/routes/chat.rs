@@ -8,10 +8,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::prompt::{ChatMessage, RenderOptions};
-use engine::{CacheHint, Caller, Event, Retention, TokenEvent};
+use engine::{Caller, Event, TokenEvent};
 use openapi::chat::{
-    AssistantMessage, AssistantRole, CacheRetention, ChatChoice, ChatChunkChoice, Delta, FinishReason,
-    Message, Role,
+    AssistantMessage, AssistantRole, ChatChoice, ChatChunkChoice, Delta, FinishReason, Message, Role,
 };
 use openapi::input::{Content, ContentPart};
 use openapi::logprobs::ChatLogprobs;
@@ -20,6 +19,7 @@ use openapi::{ChatChunk, ChatCompletion, ChatRequest, Usage};
 use serde_json::{Map, Value};
 
 use super::body::{check_size, json_reply, read_json, run_sized};
+use super::cache::CacheFields;
 use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
 use super::sampling::{Fields, at_most, choices, streaming};
 use super::{logprobs, unsupported};
@@ -29,9 +29,6 @@ use crate::sse::{Events, Format, Stream};
 use crate::wiring::{App, SharedApp};
 
 const PROMPT_PARAM: &str = "messages";
-
-/// Of a name or salt that a client gives to requests that begin alike.
-const CACHE_KEY_BYTES_MAX: usize = 512;
 
 pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
     let (timing, caller) = (timing(&app, &request), caller::of(&request));
@@ -86,7 +83,7 @@ async fn sequence(
     logprobs: Option<usize>,
 ) -> ApiResult<engine::Request> {
     let max_new_tokens = max_new_tokens(request)?;
-    let cache = cache_hint(request)?;
+    let cache = CacheFields::of_chat(request).parse()?;
     let (sampling, stop) = Fields::of_chat(request).parse(&app.limits)?;
     let prompt = prompt(app, model, request, bytes).await?;
     let model = model.name.clone();
@@ -101,29 +98,6 @@ async fn sequence(
         cache,
         prompt_logprobs: None,
     })
-}
-
-/// What is to be kept of the prompt.
-fn cache_hint(request: &mut ChatRequest) -> ApiResult<CacheHint> {
-    let key = request.prompt_cache_key.take().unwrap_or_default();
-    at_most("prompt_cache_key", key.len(), CACHE_KEY_BYTES_MAX, "bytes")?;
-    let retention = match request.prompt_cache_retention {
-        None => Retention::Usual,
-        Some(CacheRetention::InMemory) => Retention::Memory,
-        Some(CacheRetention::Day) => Retention::Day,
-    };
-    let hint = CacheHint { key, retention, ..CacheHint::default() };
-    divided(hint, &mut request.cache_salt, request.cache_prompt)
-}
-
-/// The same with what narrows who finds the prompt.
-///
-/// # Errors
-/// 400 for a salt that is too long.
-pub fn divided(hint: CacheHint, salt: &mut Option<String>, cached: Option<bool>) -> ApiResult<CacheHint> {
-    let salt = salt.take().unwrap_or_default();
-    at_most("cache_salt", salt.len(), CACHE_KEY_BYTES_MAX, "bytes")?;
-    Ok(CacheHint { salt, off: cached == Some(false), ..hint })
 }
 
 /// Without a limit, as many as the context has room for.

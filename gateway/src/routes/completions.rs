@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::tokenizer::Tokenizer;
-use engine::{CacheHint, Caller, Event, TokenEvent, TokenLogprob};
+use engine::{Caller, Event, TokenEvent, TokenLogprob};
 use openapi::chat::FinishReason;
 use openapi::completions::CompletionChoice;
 use openapi::input::TextsOrTokens;
@@ -17,7 +17,8 @@ use openapi::object::CompletionObject;
 use openapi::{Completion, CompletionRequest, Usage};
 
 use super::body::{check_size, json_reply, read_json, run_sized};
-use super::chat::{divided, seeded};
+use super::cache::CacheFields;
+use super::chat::seeded;
 use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
 use super::logprobs::{CompletionBuilder, join};
 use super::sampling::{Fields, at_most, choices, streaming};
@@ -205,7 +206,7 @@ fn sequences(
     if max_new_tokens == 0 && !wanted.echo {
         return Err(ApiError::invalid("max_tokens", "'max_tokens' can be 0 only together with 'echo'"));
     }
-    let cache = divided(CacheHint::default(), &mut request.cache_salt, request.cache_prompt)?;
+    let cache = CacheFields::of_completion(request).parse()?;
     let (sampling, stop) = Fields::of_completion(request).parse(&app.limits)?;
     // The engine runs a prompt without generating only to score it.
     let score = wanted.echo && (wanted.logprobs.is_some() || max_new_tokens == 0);

@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod body;
+mod cache;
 mod chat;
 mod completions;
 mod embeddings;

@@ -174,23 +174,30 @@ fn prompts_are_found_within_a_tenant_and_where_the_operator_shares_them() {
 
 #[test]
 fn a_cache_key_keeps_prompts_and_shares_them_with_nobody() {
-    let clients = vec![client("ann", Band::Interactive, 1), client("eve", Band::Interactive, 1)];
-    let server = start(clients, |_| {});
-    let cached = |key: &str, retention: &str| {
-        let body = json!({
-            "model": "chat", "messages": [{ "role": "user", "content": "p".repeat(100) }], "max_tokens": 2,
-            "prompt_cache_key": "same", "prompt_cache_retention": retention,
-        });
-        let authorization = format!("Bearer {key}");
-        let headers = headers(&authorization, None);
-        let reply = server.connect().request("POST", "/v1/chat/completions", &headers, &body.to_string());
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        server.wait_until_idle();
-        reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() > 0
-    };
-    assert!(!cached("ann", "in_memory") && cached("ann", "in_memory"));
-    assert_eq!(server.metric("janus_engine_kv_pages_retained"), 0.0);
-    assert!(!cached("eve", "24h"), "the key of another client");
-    eventually("its pages are retained", || server.metric("janus_engine_kv_pages_retained") > 0.0);
-    assert!(cached("eve", "24h"));
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        let clients = vec![client("ann", Band::Interactive, 1), client("eve", Band::Interactive, 1)];
+        let server = start(clients, |_| {});
+        let cached = |key: &str, retention: &str| {
+            let text = "p".repeat(100);
+            let mut body = json!({
+                "model": "chat", "max_tokens": 2,
+                "prompt_cache_key": "same", "prompt_cache_retention": retention,
+            });
+            match path {
+                "/v1/completions" => body["prompt"] = text.into(),
+                _ => body["messages"] = json!([{ "role": "user", "content": text }]),
+            }
+            let authorization = format!("Bearer {key}");
+            let headers = headers(&authorization, None);
+            let reply = server.connect().request("POST", path, &headers, &body.to_string());
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            server.wait_until_idle();
+            reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() > 0
+        };
+        assert!(!cached("ann", "in_memory") && cached("ann", "in_memory"), "{path}");
+        assert_eq!(server.metric("janus_engine_kv_pages_retained"), 0.0, "{path}");
+        assert!(!cached("eve", "24h"), "{path}: the key of another client");
+        eventually("its pages are retained", || server.metric("janus_engine_kv_pages_retained") > 0.0);
+        assert!(cached("eve", "24h"), "{path}");
+    }
 }

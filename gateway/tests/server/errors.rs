@@ -118,6 +118,8 @@ fn completion_refusals() {
         (json!({ "max_tokens": 0 }), Some("max_tokens"), invalid),
         (json!({ "max_tokens": 5000 }), Some("prompt"), Some("context_length_exceeded")),
         (json!({ "messages": [] }), Some("messages"), Some("unknown_parameter")),
+        (json!({ "prompt_cache_retention": "48h" }), Some("prompt_cache_retention"), Some("invalid_type")),
+        (json!({ "prompt_cache_key": "k".repeat(513) }), Some("prompt_cache_key"), invalid),
     ];
     for (more, param, code) in rows {
         let body = merged(json!({ "model": "base", "prompt": "a" }), more);
