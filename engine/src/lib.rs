@@ -19,6 +19,7 @@ pub mod models;
 pub mod packed;
 pub mod pages;
 pub mod prefix;
+mod private_file;
 pub mod prompt;
 pub mod request;
 pub mod residents;

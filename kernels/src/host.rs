@@ -17,6 +17,15 @@ pub fn user_id() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Has a file opened only under its own name: not through a link at the end of its path, and without waiting
+/// where it is a pipe.
+pub fn refuse_links(options: &mut std::fs::OpenOptions) {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    #[cfg(not(unix))]
+    let _ = options;
+}
+
 /// Lets the allocator take every buffer of some size from the system and give it back when it is freed,
 /// for processes whose models come and go. Else glibc learns from the first large buffer that is freed to
 /// keep ones up to 32 MiB for itself, of which [`return_freed_memory`] does not reach all.

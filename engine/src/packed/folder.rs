@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::PackedOptions;
+use crate::private_file;
 
 const EXTENSION: &str = "packed";
 const FRAGMENT: &str = "part";
@@ -64,7 +65,7 @@ impl PackedFolder {
     /// # Errors
     /// As the file system says.
     pub fn take_turn(&self) -> io::Result<Turn> {
-        create_private(&self.options.folder)?;
+        private_file::create_folder(&self.options.folder)?;
         let lock = File::options().create(true).append(true).open(self.options.folder.join("lock"))?;
         lock.lock()?;
         Ok(Turn { _lock: lock })
@@ -85,7 +86,7 @@ impl PackedFolder {
         self.shrink(bytes)?;
         let path = self.file_path(key);
         let fragment = path.with_extension(FRAGMENT);
-        let written = create(&fragment).and_then(|file| {
+        let written = private_file::create_new(&fragment).and_then(|file| {
             write(&file)?;
             file.sync_all()
         });
@@ -137,31 +138,9 @@ fn is_ours(path: &Path) -> bool {
 
 /// A plain file that only this user can have written.
 fn is_private(file: &File) -> bool {
-    let Ok(metadata) = file.metadata() else { return false };
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        const OTHERS_WRITE: u32 = 0o022;
-        if metadata.uid() != kernels::host::user_id() || metadata.mode() & OTHERS_WRITE != 0 {
-            return false;
-        }
-    }
-    metadata.is_file()
-}
-
-/// Creates a folder that only its owner may look into.
-fn create_private(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    const OTHERS_WRITE: u32 = 0o022;
+    file.metadata().is_ok_and(|metadata| {
+        let open = private_file::is_open_to_others(&metadata, OTHERS_WRITE);
+        metadata.is_file() && private_file::is_own(&metadata) && !open
+    })
 }
