@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::ModelInfo;
 use crate::pages::store::PageStore;
-use crate::pages::{ChainHash, Group, Keep, PrefixScope};
+use crate::pages::{ChainHash, Group, Keep, PrefixScope, model_folder, model_secret};
 use crate::prompt::{ChatTemplate, RenderOptions};
 use crate::{CacheHint, Caller, EngineError, Retention};
 
@@ -88,8 +88,8 @@ fn common(one: &[u32], other: &[u32]) -> usize {
 
 /// Who shares pages of one model.
 pub(crate) struct Prefixes {
-    /// What tells this model's pages from all others.
-    model: [u8; 32],
+    /// What tells this model's pages from all others, and nobody outside knows.
+    secret: [u8; 32],
     /// For who shares nothing.
     public_root: ChainHash,
     public: Vec<Public>,
@@ -133,19 +133,22 @@ impl Prefixes {
         for number in [layers, kv_heads, head_dim, PAGE_TOKENS, info.context_tokens] {
             hasher.update((number as u64).to_le_bytes());
         }
-        let model: [u8; 32] = hasher.finalize().into();
-        let public = options.public.iter().filter_map(|prefix| Public::new(prefix, &model, info)).collect();
-        Prefixes { model, public_root: ChainHash::public_root(&model, &[]), public }
+        // Without a store, names stay in this process.
+        let store = options.store.as_ref().map_or([0; 32], |store| *store.secret());
+        let secret = model_secret(&store, &hasher.finalize());
+        let public = options.public.iter().filter_map(|prefix| Public::new(prefix, &secret, info)).collect();
+        Prefixes { secret, public_root: ChainHash::public_root(&secret, &[]), public }
     }
 
-    pub fn model(&self) -> [u8; 32] {
-        self.model
+    /// What the page store calls this model.
+    pub fn folder(&self) -> [u8; 32] {
+        model_folder(&self.secret)
     }
 
     /// Whose cached pages a prompt may share: those of its tenant, as the gateway has authenticated it,
     /// and those of the public prefix that covers most of it.
     pub fn scope(&self, caller: &Caller, cache: &CacheHint, prompt: &[u32]) -> PrefixScope {
-        let tenant = ChainHash::tenant_root(&self.model, &caller.tenant);
+        let tenant = ChainHash::tenant_root(&self.secret, &caller.tenant);
         let root = if cache.salt.is_empty() { tenant } else { tenant.salted(&cache.salt) };
         let keep = match cache.retention {
             Retention::Usual => Keep::Usual,
@@ -166,6 +169,8 @@ impl Prefixes {
 
 #[cfg(test)]
 mod tests {
+    use kernels::KvFormat;
+
     use super::*;
     use crate::testing::{KV_LAYOUT, mock_info, tokens};
 
@@ -274,14 +279,19 @@ mod tests {
         assert_eq!(root(&base, "a"), root(&prefixes(Vec::new()), "a"));
         assert_ne!(root(&base, "a"), root(&base, "b"));
         let options = PrefixOptions::default();
-        let layout = KvLayout { layers: 2, ..KV_LAYOUT };
+        let layers = KvLayout { layers: 2, ..KV_LAYOUT };
+        let quantised = KvLayout { format: KvFormat::Int8, ..KV_LAYOUT };
+        assert_ne!(KV_LAYOUT.format, quantised.format);
         let others = [
+            // The identity covers every byte of a model's files, and so their quantisation.
             Prefixes::new(&[8; 32], KV_LAYOUT, &mock_info("mock", 4096), &options),
-            Prefixes::new(&[7; 32], layout, &mock_info("mock", 4096), &options),
+            Prefixes::new(&[7; 32], layers, &mock_info("mock", 4096), &options),
+            Prefixes::new(&[7; 32], quantised, &mock_info("mock", 4096), &options),
             Prefixes::new(&[7; 32], KV_LAYOUT, &mock_info("mock", 2048), &options),
         ];
         for other in others {
             assert_ne!(root(&base, "a"), root(&other, "a"));
+            assert_ne!(base.folder(), other.folder());
             assert_ne!(
                 base.scope(&tenant("a"), &CacheHint::default(), &[]).public_root,
                 other.scope(&tenant("a"), &CacheHint::default(), &[]).public_root

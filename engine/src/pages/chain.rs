@@ -1,9 +1,11 @@
-//! Names of full pages: a SHA-256 chain over their tokens, so that equal names mean equal keys and
+//! Names of full pages: a chain of HMAC-SHA-256 over their tokens, so that equal names mean equal keys and
 //! values.
 //!
 //! A page's name covers its own tokens and, through its parent's name, everything before them. The
 //! chain begins with a root that holds the model and the tenant, so a name can only be found by who has
-//! authenticated as that tenant; of what a client sends only a salt goes into a root, below the tenant's,
+//! authenticated as that tenant. Each link is keyed by its root, and roots by a secret of the page store's
+//! folder (`store/secret.rs`): names stand on the disk, and who reads them there cannot try prompts against
+//! them. Roots never leave the process; of what a client sends only a salt goes into a root, below the tenant's,
 //! where it can but divide. Pages of a prefix the operator made public have a root of their own, and a
 //! tenant's pages behind one leave it by way of the tenant's
 //! root. Source: vLLM's prefix caching, with the salt it lacked in CVE-2025-46570.
@@ -11,7 +13,8 @@
 use std::fmt;
 
 use kernels::PAGE_TOKENS;
-use sha2::{Digest, Sha256};
+
+use super::hmac::Hmac;
 
 /// Name of a full page, or of a chain's root.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,59 +28,75 @@ enum Kind {
     Page = 3,
     /// From a public prefix into a tenant's own pages.
     Leave = 4,
-    /// Of a root, for the eyes of others.
-    Root = 5,
+    /// Of a page and its root, for the eyes of others.
+    Seal = 5,
     /// Of requests that a tenant gave a name.
     Group = 6,
     /// Of a part of a tenant's requests.
     Salted = 7,
+    /// Of a model, by what its files are.
+    Model = 8,
+    /// Of a model, for the eyes of others.
+    Folder = 9,
 }
 
-fn digest(kind: Kind, parts: &[&[u8]]) -> ChainHash {
-    let mut hasher = Sha256::new();
+fn digest(key: &[u8], kind: Kind, parts: &[&[u8]]) -> ChainHash {
+    let mut hasher = Hmac::new(key);
     hasher.update([kind as u8]);
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    ChainHash(hasher.finalize().into())
+    ChainHash(hasher.finalize())
+}
+
+/// The secret that one model's roots are made with, by a store's own secret and all that its keys and values
+/// depend on.
+pub fn model_secret(store: &[u8; 32], depends_on: &[u8]) -> [u8; 32] {
+    digest(store, Kind::Model, &[depends_on]).0
+}
+
+/// What a store calls the model of this secret.
+pub fn model_folder(model: &[u8; 32]) -> [u8; 32] {
+    digest(model, Kind::Folder, &[]).0
 }
 
 impl ChainHash {
-    /// Where a tenant's chains begin; `model` tells apart models whose keys and values differ.
+    /// Where a tenant's chains begin; `model` is the secret of a model, and tells apart those whose keys and
+    /// values differ.
     pub fn tenant_root(model: &[u8], tenant: &str) -> ChainHash {
-        digest(Kind::Tenant, &[model, tenant.as_bytes()])
+        digest(model, Kind::Tenant, &[tenant.as_bytes()])
     }
 
     /// Where the chains of prefixes begin that these tenants share; that all do, if none is named.
     pub fn public_root(model: &[u8], tenants: &[&str]) -> ChainHash {
-        let tenants = tenants.iter().map(|tenant| tenant.as_bytes());
-        let parts: Vec<&[u8]> = std::iter::once(model).chain(tenants).collect();
-        digest(Kind::Public, &parts)
+        let parts: Vec<&[u8]> = tenants.iter().map(|tenant| tenant.as_bytes()).collect();
+        digest(model, Kind::Public, &parts)
     }
 
-    /// What a file says of the root of its page, which it must not name.
-    pub fn digest(&self) -> [u8; 32] {
-        digest(Kind::Root, &[&self.0]).0
+    /// What the file of a page says of its root, which it must not name; nor can it be told from them which
+    /// pages have one root.
+    pub fn seal(&self, page: &ChainHash) -> [u8; 32] {
+        digest(&self.0, Kind::Seal, &[&page.0]).0
     }
 
     /// Where the chains of those requests of a tenant begin that have this salt: it parts them from the others.
     pub fn salted(&self, salt: &str) -> ChainHash {
-        digest(Kind::Salted, &[&self.0, salt.as_bytes()])
+        digest(&self.0, Kind::Salted, &[salt.as_bytes()])
     }
 
     /// A tenant's requests of this name.
     fn group(&self, key: &str) -> ChainHash {
-        digest(Kind::Group, &[&self.0, key.as_bytes()])
+        digest(&self.0, Kind::Group, &[key.as_bytes()])
     }
 
-    /// The name of the page that holds `tokens` after this one.
-    fn page(&self, tokens: &[u32]) -> ChainHash {
+    /// The name of the page that holds `tokens` after this one, in a chain of this root.
+    fn page(&self, root: &ChainHash, tokens: &[u32]) -> ChainHash {
         let mut bytes = [0; PAGE_TOKENS * 4];
         for (bytes, token) in bytes.chunks_exact_mut(4).zip(tokens) {
             bytes.copy_from_slice(&token.to_le_bytes());
         }
-        digest(Kind::Page, &[&self.0, &bytes])
+        digest(&root.0, Kind::Page, &[&self.0, &bytes])
     }
 }
 
@@ -153,7 +172,7 @@ impl Chain {
         while self.hashes.len() <= index {
             let next = self.hashes.len();
             let page = &tokens[next * PAGE_TOKENS..(next + 1) * PAGE_TOKENS];
-            self.hashes.push(self.parent(next).page(page));
+            self.hashes.push(self.parent(next).page(&self.root(next), page));
         }
         Some(self.hashes[index])
     }
@@ -171,7 +190,7 @@ impl Chain {
         match index.checked_sub(1).map(|last| self.hashes[last]) {
             None if public_pages > 0 => public_root,
             None => root,
-            Some(last) if index == public_pages => digest(Kind::Leave, &[&root.0, &last.0]),
+            Some(last) if index == public_pages => digest(&root.0, Kind::Leave, &[&last.0]),
             Some(last) => last,
         }
     }
@@ -224,6 +243,25 @@ mod tests {
         }
         let elsewhere = PrefixScope { root: ChainHash::tenant_root(b"model2", "a"), ..scope("a", 0) };
         assert_eq!(shared(&names(scope("a", 0), &tokens), &names(elsewhere, &tokens)), 0);
+    }
+
+    #[test]
+    fn a_name_tells_nothing_to_who_lacks_the_root() {
+        let tokens: Vec<u32> = (0..96).collect();
+        let scope = scope("a", 0);
+        let names = names(scope, &tokens);
+        // Whoever sees a name and knows all tokens cannot make the next one, with any name for a key.
+        let guesses = names.iter().map(|key| names[0].page(key, &tokens[32..64]));
+        assert!(guesses.into_iter().all(|guess| guess != names[1]));
+        assert_eq!(names[0].page(&scope.root, &tokens[32..64]), names[1]);
+        // What files say of one root differs from page to page.
+        assert_ne!(scope.root.seal(&names[0]), scope.root.seal(&names[1]));
+        // Another secret, other names: of the model's folder and of every page.
+        let [one, other] = [[1; 32], [2; 32]].map(|store| model_secret(&store, b"model"));
+        assert_ne!(one, other);
+        assert_ne!(model_folder(&one), model_folder(&other));
+        assert_ne!(model_folder(&one), one, "it must not be told from the folder");
+        assert_ne!(ChainHash::tenant_root(&one, ""), ChainHash::tenant_root(&other, ""));
     }
 
     #[test]

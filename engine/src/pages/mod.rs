@@ -18,11 +18,13 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `chain.rs` | names of pages |
+//! | `hmac.rs` | the keyed hash they are made of |
 //! | `lru.rs` | the order in which cached pages were used |
 //! | `retained.rs` | cached pages that go last |
 //! | `store/` | pages on disk |
 
 mod chain;
+mod hmac;
 mod lru;
 mod retained;
 pub mod store;
@@ -30,7 +32,7 @@ pub mod store;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-pub use self::chain::{Chain, ChainHash, Group, Keep, PrefixScope};
+pub use self::chain::{Chain, ChainHash, Group, Keep, PrefixScope, model_folder, model_secret};
 use self::lru::LruList;
 use self::retained::RetainedPages;
 

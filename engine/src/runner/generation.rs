@@ -92,7 +92,7 @@ impl GenerationRunner {
         };
         let store = options.prefix.store.as_ref().filter(|_| options.prefix.enabled);
         let page_bytes = kv.layout().page_bytes();
-        let disk = store.map(|store| Disk::new(store.client(prefixes.model(), page_bytes)));
+        let disk = store.map(|store| Disk::new(store.client(prefixes.folder(), page_bytes)));
         GenerationRunner {
             network,
             kv,

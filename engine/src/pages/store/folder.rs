@@ -7,18 +7,21 @@
 //! overwrites a file with zeros and waits until they are on the disk before the name goes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirEntry, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::secret;
 use crate::EngineError;
 use crate::pages::ChainHash;
+use crate::private_file;
 
 const EXTENSION: &str = "kv";
 const FRAGMENT: &str = "part";
-/// Which key the pages were written under.
-const MARK: &str = "key-mark";
+const LOCK: &str = "lock";
+/// What an earlier version left, whose pages had names that prompts could be tried against.
+const EARLIER: &str = "key-mark";
 
 /// For the lock of a folder: one second.
 const LOCK_TRIES: usize = 20;
@@ -53,14 +56,16 @@ pub struct StoreFolder {
 }
 
 impl StoreFolder {
-    /// Opens or creates a folder, removes fragments and what is too much.
+    /// Opens or creates a folder. What is in it is known once it was scanned.
     ///
     /// # Errors
-    /// `Io` when it cannot be read or written; `InvalidParameter` when another process uses it.
+    /// `Io` when it cannot be read or written; `InvalidParameter` when another process uses it, or others
+    /// than this user can.
     pub fn open(path: &Path, bytes_max: u64) -> Result<StoreFolder, EngineError> {
         let io = |source| EngineError::Io { path: path.to_owned(), source };
-        create_private(path).map_err(io)?;
-        let lock = File::options().create(true).append(true).open(path.join("lock")).map_err(io)?;
+        private_file::create_folder(path).map_err(io)?;
+        claim(path)?;
+        let lock = File::options().create(true).append(true).open(path.join(LOCK)).map_err(io)?;
         match lock_soon(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -69,7 +74,7 @@ impl StoreFolder {
             }
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        let mut folder = StoreFolder {
+        Ok(StoreFolder {
             path: path.to_owned(),
             bytes_max,
             bytes: 0,
@@ -77,32 +82,30 @@ impl StoreFolder {
             by_use: BTreeMap::new(),
             next_use: 0,
             _lock: lock,
-        };
-        for (file, bytes) in scan(path).map_err(io)? {
-            folder.insert(file, bytes);
-        }
-        folder.shrink(0);
-        Ok(folder)
+        })
     }
 
-    /// Whether its pages were written under this mark, as they are from now on where it had none.
-    ///
-    /// # Errors
-    /// `Io` when that cannot be read or written.
-    pub fn is_marked(&self, mark: &[u8; 32]) -> Result<bool, EngineError> {
-        let path = self.path.join(MARK);
-        let io = |source| EngineError::Io { path: path.clone(), source };
-        match fs::read(&path) {
-            Ok(there) => Ok(there == mark),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let fragment = path.with_extension(FRAGMENT);
-                write_fragment(&fragment, [mark, &[]])
-                    .and_then(|()| fs::rename(&fragment, &path))
-                    .map_err(io)?;
-                Ok(true)
-            }
-            Err(error) => Err(io(error)),
+    /// Takes in what is there, and removes fragments and what is too much. Where no page can have a name
+    /// that is looked for, as they all are older than the names' secret, all are erased.
+    pub fn scan(&mut self, is_secret_new: bool) {
+        let earlier = self.path.join(EARLIER);
+        let is_of_old = is_secret_new || earlier.exists();
+        let mut found = scan(&self.path);
+        if is_of_old && !found.is_empty() {
+            tracing::info!(pages = found.len(), "erasing pages of an earlier version from the prefix store");
         }
+        found.sort_by_key(|&(modified, file, _)| (modified, file.hash));
+        for (_, file, bytes) in found {
+            self.insert(file, bytes);
+            if is_of_old {
+                self.remove(&file);
+            }
+        }
+        if is_of_old {
+            // It may not be there, and is of no use either way.
+            let _ = fs::remove_file(earlier);
+        }
+        self.shrink(0);
     }
 
     /// Pages there are of a model, the least recently used first.
@@ -135,7 +138,7 @@ impl StoreFolder {
         let removed = self.shrink(bytes);
         let path = self.file_path(&file);
         let fragment = path.with_extension(FRAGMENT);
-        create_private(path.parent().expect("files stand in the folder of their model"))?;
+        create_own_folder(path.parent().expect("files stand in the folder of their model"))?;
         let written = write_fragment(&fragment, parts).and_then(|()| fs::rename(&fragment, &path));
         if let Err(error) = written {
             // Whatever is left of it is removed at the next start at the latest.
@@ -157,7 +160,7 @@ impl StoreFolder {
         content.clear();
         content.reserve_exact(bytes as usize);
         // Somebody has cleaned up.
-        let opened = File::open(self.file_path(file)).inspect_err(|_| self.forget(file))?;
+        let opened = private_file::open(&self.file_path(file)).inspect_err(|_| self.forget(file))?;
         // One byte more than there should be tells a file that has grown.
         Read::by_ref(&mut &opened).take(bytes + 1).read_to_end(content)?;
         // The order of use survives in the files' times; where the system refuses, it is lost.
@@ -221,57 +224,112 @@ fn lock_soon(lock: &File) -> Result<(), TryLockError> {
     lock.try_lock()
 }
 
-/// Creates a folder that only its owner may look into.
-fn create_private(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+/// Makes sure that the folder is this user's alone. One that holds other things too is not closed to others
+/// unasked.
+fn claim(path: &Path) -> Result<(), EngineError> {
+    let io = |source| EngineError::Io { path: path.to_owned(), source };
+    let refuse = |reason: &str| {
+        let reason = format!("{} {reason}", path.display());
+        Err(EngineError::InvalidParameter { parameter: "prefix.store_dir", reason })
+    };
+    let metadata = fs::metadata(path).map_err(io)?;
+    if !private_file::is_own(&metadata) {
+        return refuse("belongs to another user; give a folder in it, which is then made");
+    }
+    if private_file::is_open_to_others(&metadata, 0o077) {
+        if !holds_only_pages(path).map_err(io)? {
+            return refuse(
+                "is open to other users and holds other things; give a folder of its own, or chmod 700 it",
+            );
+        }
+        private_file::close_to_others(path).map_err(io)?;
+    }
+    Ok(())
 }
 
+fn holds_only_pages(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let name = name.to_str().unwrap_or_default();
+        if unhex(name).is_none() && ![LOCK, EARLIER].contains(&name) && !name.starts_with(secret::FILE) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Creates a model's folder; a link in its place is no folder.
+fn create_own_folder(path: &Path) -> io::Result<()> {
+    private_file::create_folder(path)?;
+    if path.symlink_metadata()?.is_dir() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::NotADirectory, "a link stands in the place of a folder"))
+}
+
+/// Writes a file in place of what has its name.
 fn write_fragment(path: &Path, parts: [&[u8]; 2]) -> io::Result<()> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = private_file::create_new(path)?;
     parts.iter().try_for_each(|part| file.write_all(part))
 }
 
-/// Overwrites a file with zeros, waits until they are on the disk, and removes it.
+/// Overwrites a file with zeros, waits until they are on the disk, and removes it. What is no file of this
+/// user's loses its name only.
 fn erase(path: &Path) -> io::Result<()> {
-    let mut file = File::options().write(true).open(path)?;
-    let length = file.metadata()?.len();
-    io::copy(&mut io::repeat(0).take(length), &mut file)?;
-    file.sync_data()?;
+    let is_file = path.symlink_metadata()?.is_file();
+    if is_file {
+        let mut file = private_file::open_to_overwrite(path)?;
+        let length = file.metadata()?.len();
+        io::copy(&mut io::repeat(0).take(length), &mut file)?;
+        file.sync_data()?;
+    }
     fs::remove_file(path)
 }
 
-/// The pages in a folder with their sizes, the least recently used first. Erases fragments; leaves
-/// alone what it does not know.
-fn scan(path: &Path) -> io::Result<Vec<(FileId, u64)>> {
+/// The pages in a folder: when they were last used, which, their sizes. Erases fragments; leaves alone what
+/// it does not know, and what it cannot read.
+fn scan(path: &Path) -> Vec<(SystemTime, FileId, u64)> {
     let mut found = Vec::new();
-    for model in fs::read_dir(path)? {
-        let model = model?.path();
-        let Some(name) = model.file_name().and_then(|name| unhex(name.to_str()?)) else { continue };
-        for file in fs::read_dir(&model)? {
-            let file = file?;
-            let path = file.path();
-            let Some(hash) = path.file_stem().and_then(|stem| unhex(stem.to_str()?)) else { continue };
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some(EXTENSION) => {
-                    let metadata = file.metadata()?;
-                    let id = FileId { model: name, hash: ChainHash(hash) };
-                    found.push((metadata.modified()?, id, metadata.len()));
-                }
-                Some(FRAGMENT) => erase(&path)?,
-                _ => {}
-            }
+    for model in entries(path) {
+        let name = model.file_name().to_str().and_then(unhex);
+        // What a link leads to is not this folder's.
+        if let Some(name) = name.filter(|_| model.file_type().is_ok_and(|kind| kind.is_dir())) {
+            entries(&model.path()).filter_map(|file| page(name, &file)).for_each(|page| found.push(page));
         }
     }
-    found.sort_by_key(|&(modified, file, _)| (modified, file.hash));
-    Ok(found.into_iter().map(|(_, file, bytes)| (file, bytes)).collect())
+    found
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = DirEntry> {
+    let entries = fs::read_dir(folder).inspect_err(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "a folder of the prefix store is left out");
+    });
+    entries.into_iter().flatten().map_while(Result::ok)
+}
+
+/// The page that a file of a model is; a fragment is erased.
+fn page(model: [u8; 32], file: &DirEntry) -> Option<(SystemTime, FileId, u64)> {
+    let path = file.path();
+    let hash = unhex(path.file_stem()?.to_str()?)?;
+    match path.extension()?.to_str()? {
+        EXTENSION => {
+            // Of the entry itself: a link is no file.
+            let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((metadata.modified().ok()?, FileId { model, hash: ChainHash(hash) }, metadata.len()))
+        }
+        FRAGMENT => {
+            if let Err(error) = erase(&path) {
+                tracing::warn!(%error, "cannot remove a fragment from the prefix store");
+            }
+            None
+        }
+        _ => None,
+    }
 }
 
 fn hex(bytes: &[u8; 32]) -> String {
@@ -299,7 +357,9 @@ mod tests {
     }
 
     fn open(path: &Path, bytes_max: u64) -> StoreFolder {
-        StoreFolder::open(path, bytes_max).unwrap()
+        let mut folder = StoreFolder::open(path, bytes_max).unwrap();
+        folder.scan(false);
+        folder
     }
 
     fn write(folder: &mut StoreFolder, byte: u8, length: usize) -> Vec<FileId> {
@@ -358,6 +418,92 @@ mod tests {
         }
         assert_eq!(open(temporary.path(), 100).pages(), 1);
         assert!(!fragment.exists() && strangers.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn pages_older_than_the_secret_of_names_are_erased() {
+        // Whether the secret is new, whether an earlier version was here.
+        for (is_new, earlier) in [(true, false), (false, true)] {
+            let temporary = tempfile::tempdir().unwrap();
+            let mut folder = open(temporary.path(), 100);
+            write(&mut folder, 11, 30);
+            let witness = temporary.path().join("witness");
+            fs::hard_link(folder.file_path(&file(11)), &witness).unwrap();
+            drop(folder);
+            if earlier {
+                fs::write(temporary.path().join(EARLIER), [1; 32]).unwrap();
+            }
+            let mut folder = StoreFolder::open(temporary.path(), 100).unwrap();
+            folder.scan(is_new);
+            assert_eq!((folder.pages(), folder.bytes()), (0, 0));
+            assert_eq!(fs::read(&witness).unwrap(), [0; 30]);
+            assert!(!temporary.path().join(EARLIER).exists(), "once");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_is_overwritten_or_read_through_a_link() {
+        use std::os::unix::fs::symlink;
+        let (temporary, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(&mut open(temporary.path(), 100), 11, 30);
+        let victim = elsewhere.path().join(hex(&[9; 32])).with_extension(FRAGMENT);
+        fs::write(&victim, "precious").unwrap();
+        let model = temporary.path().join(hex(&[1; 32]));
+        let named = |byte: u8, extension| model.join(hex(&[byte; 32])).with_extension(extension);
+        symlink(&victim, named(9, FRAGMENT)).unwrap();
+        symlink(&victim, named(8, EXTENSION)).unwrap();
+        symlink(&victim, named(12, FRAGMENT)).unwrap();
+        // A whole folder, and a file in the place of one.
+        symlink(elsewhere.path(), temporary.path().join(hex(&[7; 32]))).unwrap();
+        fs::write(temporary.path().join(hex(&[6; 32])), "file").unwrap();
+
+        let mut folder = open(temporary.path(), 100);
+        assert_eq!((folder.pages(), folder.bytes()), (1, 30));
+        symlink(&victim, named(12, FRAGMENT)).unwrap();
+        write(&mut folder, 12, 30);
+        assert_eq!(read(&mut folder, 12).unwrap(), [12; 30]);
+        // Where a page was, somebody puts a link.
+        fs::remove_file(named(12, EXTENSION)).unwrap();
+        symlink(&victim, named(12, EXTENSION)).unwrap();
+        assert!(read(&mut folder, 12).is_err());
+        folder.remove(&file(11));
+        fs::remove_file(named(9, FRAGMENT)).unwrap_err();
+        let planted = FileId { model: [7; 32], hash: ChainHash([7; 32]) };
+        assert!(folder.write(planted, [b"page", b""]).is_err());
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_is_closed_to_others_or_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        // Its mode, what else is in it, and what becomes of it.
+        let rows = [
+            (0o700, None, Some(0o700)),
+            (0o700, Some("notes.txt"), Some(0o700)),
+            (0o755, None, Some(0o700)),
+            (0o777, Some("lock"), Some(0o700)),
+            (0o755, Some("notes.txt"), None),
+            (0o730, Some("notes.txt"), None),
+        ];
+        for (mode, other, expected) in rows {
+            let temporary = tempfile::tempdir().unwrap();
+            if let Some(other) = other {
+                fs::write(temporary.path().join(other), "").unwrap();
+            }
+            fs::set_permissions(temporary.path(), PermissionsExt::from_mode(mode)).unwrap();
+            let opened = StoreFolder::open(temporary.path(), 100);
+            let after = fs::metadata(temporary.path()).unwrap().permissions().mode() & 0o777;
+            assert_eq!(after, expected.unwrap_or(mode), "{mode:o} with {other:?}");
+            match expected {
+                Some(_) => assert!(opened.is_ok(), "{mode:o} with {other:?}"),
+                None => {
+                    let refusal = opened.unwrap_err().to_string();
+                    assert!(refusal.contains("chmod 700"), "{refusal}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Pages on disk: what outlives memory pressure and the process.
 //!
-//! A thread of its own reads and writes; the engine's thread hands pages over and never waits, except
-//! at its end. Files are checked in full before they are believed, and one that fails is removed.
+//! A thread of its own looks what is there, reads and writes; the engine's thread hands pages over and never
+//! waits, except at its end. Files are checked in full before they are believed, and one that fails is removed.
 //!
 //! | file | what is in it |
 //! |---|---|
 //! | `record.rs` | one page's bytes, their checks, encryption |
 //! | `folder.rs` | files, their bound, their removal |
+//! | `secret.rs` | what names on disk are made with |
 
 mod folder;
 mod record;
+mod secret;
 
 use std::fmt;
 use std::io;
@@ -20,10 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
 use self::folder::{FileId, StoreFolder, unhex};
 pub use self::record::PageId;
+use self::secret::FolderSecret;
 use super::ChainHash;
 use crate::EngineError;
 
@@ -63,13 +64,6 @@ impl StoreKey {
             reason: format!("{} must hold 32 random bytes, or 64 hexadecimal digits", path.display()),
         })
     }
-
-    /// What a folder says of the key its pages were written under; nobody can tell the key from it.
-    fn check(key: Option<&StoreKey>) -> [u8; 32] {
-        let mut hasher = Sha256::new_with_prefix(b"key of a Janus page store");
-        hasher.update(key.map_or(&[][..], |key| &key.0));
-        hasher.finalize().into()
-    }
 }
 
 impl fmt::Debug for StoreKey {
@@ -88,6 +82,9 @@ pub struct PageStore {
 struct Inner {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    arrivals: Arc<Arrivals>,
+    /// What names are made with.
+    secret: [u8; 32],
     stats: Arc<Mutex<StoreStats>>,
     buffers: Arc<Buffers>,
 }
@@ -98,20 +95,20 @@ struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
     fn take(&self) -> Vec<u8> {
-        self.lock().pop().unwrap_or_default()
+        lock(&self.0).pop().unwrap_or_default()
     }
 
     fn put(&self, buffer: Vec<u8>) {
-        let mut buffers = self.lock();
+        let mut buffers = lock(&self.0);
         if buffers.len() < BUFFERS_MAX {
             buffers.push(buffer);
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
+
+/// Clients that the thread does not know yet: their models' names, and the ways back. Few, and not among
+/// the jobs, so that nobody waits for those before.
+type Arrivals = Mutex<Vec<([u8; 32], Reply)>>;
 
 /// For metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,9 +170,19 @@ impl Deref for PageContent {
 }
 
 enum Job {
-    List { reply: Reply, model: [u8; 32] },
-    Write { reply: Reply, id: PageId, content: Vec<u8> },
-    Read { reply: Reply, id: PageId, page: u32, content_bytes: usize },
+    /// Somebody has arrived.
+    Look,
+    Write {
+        reply: Reply,
+        id: PageId,
+        content: Vec<u8>,
+    },
+    Read {
+        reply: Reply,
+        id: PageId,
+        page: u32,
+        content_bytes: usize,
+    },
 }
 
 /// The way back to a client.
@@ -203,37 +210,54 @@ impl PageStore {
     /// `Io` and `InvalidParameter` when the folder cannot be used; `Failed` when the system gives no
     /// thread.
     pub fn open(options: StoreOptions) -> Result<PageStore, EngineError> {
+        PageStore::open_after(options, || ())
+    }
+
+    /// The same, where the thread begins with something else.
+    fn open_after(
+        options: StoreOptions,
+        first: impl FnOnce() + Send + 'static,
+    ) -> Result<PageStore, EngineError> {
         let folder = StoreFolder::open(&options.folder, options.bytes_max)?;
-        if !folder.is_marked(&StoreKey::check(options.key.as_ref()))? {
-            let reason = format!(
-                "{} was written under another key, or with none; use that, or another folder",
-                options.folder.display()
-            );
-            return Err(EngineError::InvalidParameter { parameter: "prefix.store_key_file", reason });
-        }
+        let FolderSecret { secret, is_new } = FolderSecret::of(&options.folder, options.key.as_ref())?;
         let (jobs, receiver) = sync_channel(JOBS_MAX);
         let stats = Arc::new(Mutex::new(StoreStats::default()));
         let buffers = Arc::new(Buffers::default());
+        let arrivals = Arc::new(Arrivals::default());
         let mut worker = Worker {
             folder,
             key: options.key,
             stats: Arc::clone(&stats),
             buffers: Arc::clone(&buffers),
+            arrivals: Arc::clone(&arrivals),
             clients: Vec::new(),
         };
-        worker.publish(|_| ());
+        let run = move || {
+            first();
+            worker.folder.scan(is_new);
+            worker.publish(|_| ());
+            receiver.into_iter().for_each(|job| worker.work(job));
+        };
         let thread = std::thread::Builder::new()
             .name("page store".to_owned())
-            .spawn(move || receiver.into_iter().for_each(|job| worker.work(job)))
+            .spawn(run)
             .map_err(|error| EngineError::Failed(format!("cannot start a thread: {error}")))?;
-        Ok(PageStore { inner: Arc::new(Inner { jobs: Some(jobs), thread: Some(thread), stats, buffers }) })
+        let thread = Some(thread);
+        let inner = Inner { jobs: Some(jobs), thread, arrivals, secret, stats, buffers };
+        Ok(PageStore { inner: Arc::new(inner) })
+    }
+
+    /// What names of pages and models are made with, so that nobody else can tell what they stand for.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.inner.secret
     }
 
     pub fn stats(&self) -> StoreStats {
-        *self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.inner.stats)
     }
 
-    /// Access for a model whose pages have so many bytes. What the store has of it comes as replies.
+    /// Access for a model whose pages have so many bytes. What the store has of it comes as replies, once the
+    /// thread has seen it; this does not wait.
     pub fn client(&self, model: [u8; 32], page_bytes: usize) -> StoreClient {
         let (sender, replies) = channel();
         let client = StoreClient {
@@ -244,8 +268,9 @@ impl PageStore {
             sender,
             waker: Arc::new(OnceLock::new()),
         };
-        // A thread that is gone has nothing to list.
-        let _ = self.jobs().send(Job::List { reply: client.reply(), model });
+        lock(&self.inner.arrivals).push((model, client.reply()));
+        // It looks before every job; where there is no room for one more, others will make it.
+        let _ = self.jobs().try_send(Job::Look);
         client
     }
 
@@ -320,28 +345,27 @@ impl StoreClient {
     }
 }
 
+/// Every change is a single one, so a panic elsewhere leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The thread's own.
 struct Worker {
     folder: StoreFolder,
     key: Option<StoreKey>,
     stats: Arc<Mutex<StoreStats>>,
     buffers: Arc<Buffers>,
+    arrivals: Arc<Arrivals>,
     /// Who hears of pages that go.
     clients: Vec<([u8; 32], Reply)>,
 }
 
 impl Worker {
     fn work(&mut self, job: Job) {
+        self.welcome();
         match job {
-            Job::List { reply, model } => {
-                self.folder
-                    .pages_of(&model)
-                    .into_iter()
-                    .for_each(|hash| reply.send(StoreReply::Present(hash)));
-                // Whoever has gone has let go of its end.
-                self.clients.retain(|(_, reply)| Arc::strong_count(&reply.waker) > 1);
-                self.clients.push((model, reply));
-            }
+            Job::Look => {}
             Job::Write { reply, id, content } => self.write(&reply, &id, content),
             Job::Read { reply, id, page, content_bytes } => {
                 let started = Instant::now();
@@ -351,6 +375,17 @@ impl Worker {
                 }
                 reply.send(StoreReply::Read { hash: id.hash, page, content, took: started.elapsed() });
             }
+        }
+    }
+
+    /// Tells who has come what there is of its model.
+    fn welcome(&mut self) {
+        let arrived = std::mem::take(&mut *lock(&self.arrivals));
+        for (model, reply) in arrived {
+            self.folder.pages_of(&model).into_iter().for_each(|hash| reply.send(StoreReply::Present(hash)));
+            // Whoever has gone has let go of its end.
+            self.clients.retain(|(_, reply)| Arc::strong_count(&reply.waker) > 1);
+            self.clients.push((model, reply));
         }
     }
 
@@ -402,7 +437,7 @@ impl Worker {
     }
 
     fn publish(&mut self, change: impl FnOnce(&mut StoreStats)) {
-        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stats = lock(&self.stats);
         change(&mut stats);
         stats.pages = self.folder.pages();
         stats.bytes = self.folder.bytes();

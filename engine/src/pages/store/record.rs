@@ -8,11 +8,13 @@
 //! | 8 | `JANUSKV` and the version of this format |
 //! | 4 | 1 if encrypted, else 0 |
 //! | 4 | tokens of the page |
-//! | 32 | identity of the model: its file, its quantisation, the layout of its cache |
-//! | 32 | digest of the chain's root: the tenant, or public |
+//! | 32 | name of the model: its file, its quantisation, the layout of its cache |
+//! | 32 | seal of the chain's root on this page: the tenant, or public |
 //! | 32 | name of the page |
 //! | 12 | nonce, drawn at random for every page written |
 //! | 8 | length of the content |
+//!
+//! Names and seal are made with a secret (`secret.rs`) and tell nothing to who lacks it.
 //!
 //! The check covers head and content: the tag of AES-GCM under a key, XXH3 (128 bits) without. Without a
 //! key, whoever can write the file could make any check; what it has to find is damage, and XXH3 does that
@@ -28,7 +30,7 @@ use twox_hash::XxHash3_128;
 use super::StoreKey;
 use crate::pages::ChainHash;
 
-const MAGIC: [u8; 8] = *b"JANUSKV\x02";
+const MAGIC: [u8; 8] = *b"JANUSKV\x03";
 const HEAD_BYTES: usize = 8 + 4 + 4 + 3 * 32 + 12 + 8;
 const CHECK_BYTES: usize = 16;
 /// Where the content begins.
@@ -73,7 +75,7 @@ pub fn encode(id: &PageId, mut content: Vec<u8>, key: Option<&StoreKey>) -> (Vec
     head.extend(u32::from(key.is_some()).to_le_bytes());
     head.extend((PAGE_TOKENS as u32).to_le_bytes());
     head.extend(id.model);
-    head.extend(id.root.digest());
+    head.extend(id.root.seal(&id.hash));
     head.extend(id.hash.0);
     head.extend(nonce);
     head.extend((content.len() as u64).to_le_bytes());
@@ -105,7 +107,7 @@ pub fn decode(
     let encrypted = fields.take::<4>() != [0; 4];
     let is_of_page_tokens = fields.take::<4>() == (PAGE_TOKENS as u32).to_le_bytes();
     let named = [fields.take::<32>(), fields.take::<32>(), fields.take::<32>()];
-    if !is_of_page_tokens || named != [id.model, id.root.digest(), id.hash.0] {
+    if !is_of_page_tokens || named != [id.model, id.root.seal(&id.hash), id.hash.0] {
         return Err(RecordError::Another);
     }
     if encrypted != key.is_some() {
@@ -207,6 +209,9 @@ mod tests {
             PageId { root: ChainHash([5; 32]), ..id() },
             PageId { hash: ChainHash([5; 32]), ..id() },
         ];
+        let mut older = record(None);
+        older[MAGIC.len() - 1] -= 1;
+        assert_eq!(read(older, &id(), None), Err(RecordError::Format), "of an earlier version");
         for other in others {
             assert_eq!(read(record(None), &other, None), Err(RecordError::Another));
         }

@@ -89,6 +89,61 @@ fn pages_survive_a_restart_for_the_same_model_tenant_and_key() {
 }
 
 #[test]
+fn nobody_waits_for_the_disk_when_a_model_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = open(folder.path(), 100, None).client(MODEL, PAGE_BYTES);
+    (0..3).for_each(|index| assert!(client.write_blocking(ROOT, hash(index), content(index))));
+    drop(client);
+    let (go_on, wait) = channel::<()>();
+    let options = StoreOptions { folder: folder.path().to_owned(), bytes_max: 1 << 30, key: None };
+    // A disk that takes its time before anything is known.
+    let store = PageStore::open_after(options, move || _ = wait.recv()).unwrap();
+    let first = store.client(MODEL, PAGE_BYTES);
+    let mut taken = 0;
+    while first.write(ROOT, hash(100 + taken), content(0)) {
+        taken += 1;
+    }
+    assert!(taken > 0 && (taken as usize) < JOBS_MAX, "the line is full");
+    let second = store.client(MODEL, PAGE_BYTES);
+    assert!(first.reply_now().is_none() && second.reply_now().is_none());
+    assert_eq!(store.stats(), StoreStats::default());
+    drop(go_on);
+    for client in [&first, &second] {
+        let mut known = Vec::new();
+        while known.len() < 3 {
+            if let StoreReply::Present(hash) = next_reply(client) {
+                known.push(hash);
+            }
+        }
+        assert_eq!(known, [0, 1, 2].map(hash));
+    }
+}
+
+#[test]
+fn names_are_made_with_the_key_or_a_secret_of_the_folder() {
+    let secret = |folder: &Path, key| *open(folder, 10, key).secret();
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [own, other, keyed] = folders.each_ref().map(tempfile::TempDir::path);
+    assert_eq!(secret(own, None), secret(own, None), "also after a restart");
+    assert_ne!(secret(own, None), secret(other, None));
+    assert_eq!(secret(keyed, Some(3)), StoreKey([3; 32]).names_secret());
+    // Nobody can tell it from what stands in the folder.
+    let file = std::fs::read(keyed.join(secret::FILE)).unwrap();
+    let told = [[3; 32], secret(keyed, Some(3))].map(|key| file.windows(32).any(|bytes| bytes == key));
+    assert_eq!(told, [false; 2]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(own.join(secret::FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "for its owner only");
+    }
+    std::fs::write(own.join(secret::FILE), "torn").unwrap();
+    let options = StoreOptions { folder: own.to_owned(), bytes_max: 1 << 20, key: None };
+    let refusal = PageStore::open(options).unwrap_err().to_string();
+    assert!(refusal.contains("names-key is damaged; remove it"), "{refusal}");
+}
+
+#[test]
 fn another_key_is_refused_and_destroys_nothing() {
     for first in [Some(3), None] {
         let folder = tempfile::tempdir().unwrap();
@@ -195,13 +250,17 @@ fn a_killed_process_leaves_whole_pages_and_no_others() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let pages = lines.filter(|line| line == "written").take(1 + 7 * round).count();
+        // Open until it is dead: it must not end by itself for want of a reader.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let pages = lines.by_ref().filter(|line| line == "written").take(1 + 7 * round).count();
         assert_eq!(pages, 1 + 7 * round, "the child ended by itself");
         // Somewhere in the middle of whatever it does now.
         (0..round * 1000).for_each(|_| std::hint::spin_loop());
         child.kill().unwrap();
-        child.wait().unwrap();
+        let ended = child.wait().unwrap();
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{ended}");
+        drop(lines);
 
         let store = open(folder.path(), 20, None);
         let client = store.client(MODEL, PAGE_BYTES);
