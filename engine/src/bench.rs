@@ -1,14 +1,25 @@
 //! A decoder's own speed, beside the limits of the machine measured in the same run: no server, no
 //! scheduler, no sampling beyond the most likely token. Called by `janus bench`.
+//!
+//! Work is measured in windows, and the machine's limits between them (`windows.rs`): a fraction compares
+//! what happened within the same tenths of a second, whatever other tenants did before and after.
+
+mod windows;
 
 use std::fmt;
 use std::time::Instant;
 
-use kernels::{Device, KvCache, PAGE_TOKENS, PagedRows, Tensor, roofline};
+use kernels::roofline::{Probe, Roofline};
+use kernels::{Device, KvCache, PAGE_TOKENS, PagedRows, Tensor};
 use serde::Serialize;
 
+use self::windows::{Windows, median};
 use crate::batch::{Batch, Decoder, WeightCounts};
 use crate::sampler::most_likely;
+
+/// Of decoding, between two looks at the limits: short enough that both see the same machine, and long
+/// enough that what a look leaves in the caches does not count.
+const WINDOW_SECONDS: f64 = 0.1;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -21,7 +32,7 @@ pub struct BenchOptions {
     pub streams: Vec<usize>,
     /// Prompt tokens in one step.
     pub step_tokens: usize,
-    /// Measurements of each kind; the median is reported.
+    /// Measurements of each kind; the median of their windows is reported.
     pub runs: usize,
 }
 
@@ -32,9 +43,9 @@ pub struct BenchReport {
     pub threads: usize,
     /// Bytes of weights that one decode step reads.
     pub weight_bytes: usize,
-    /// Memory read by all threads, bytes a second.
+    /// Memory read by all threads, bytes a second: the median of what was measured between windows.
     pub read_bytes_per_s: f64,
-    /// int8 multiplications and additions of all threads a second.
+    /// int8 multiplications and additions of all threads a second, likewise.
     pub int8_ops_per_s: f64,
     pub prefill: Speed,
     pub decode: Vec<Speed>,
@@ -48,73 +59,75 @@ pub struct Speed {
     pub tokens: usize,
     /// Of all streams together.
     pub tokens_per_s: f64,
-    /// Weights read for it, as a fraction of the measured read bandwidth.
+    /// Weights read for it, as a fraction of the read bandwidth measured around it. Above 1 only by noise,
+    /// or where a cache keeps a good part of a small model from step to step.
     pub read_fraction: f64,
-    /// Products computed for it, as a fraction of the measured int8 peak.
+    /// Products computed for it, as a fraction of the int8 peak measured around it.
     pub int8_fraction: f64,
 }
 
 /// Measures `decoder`; takes a few times as long as the work asked for.
 pub fn bench(decoder: &mut dyn Decoder, device: &Device, options: &BenchOptions) -> BenchReport {
-    let limits = roofline::measure(device);
+    let probe = Probe::new(device);
+    let limits =
+        || Roofline { read_bytes_per_s: probe.read_bytes_per_s(), int8_ops_per_s: probe.int8_ops_per_s() };
     let counts = decoder.weight_counts();
     let longest = options.prompt_tokens.max(options.decode_tokens + 1);
     let streams_max = options.streams.iter().copied().max().unwrap_or(1).max(1);
     let pages =
         longest.div_ceil(PAGE_TOKENS).max(streams_max * (options.decode_tokens + 1).div_ceil(PAGE_TOKENS));
     let mut run = Run { kv: device.kv_cache(decoder.kv_layout(), pages), decoder, logits: Tensor::default() };
-    let tokens = options.prompt_tokens;
-    let seconds = median(options.runs, || run.prefill(tokens, options.step_tokens));
-    let steps = tokens.div_ceil(options.step_tokens.max(1));
-    let prefill = Speed {
-        streams: 1,
-        tokens,
-        tokens_per_s: tokens as f64 / seconds,
-        read_fraction: (counts.layer_bytes * steps) as f64 / seconds / limits.read_bytes_per_s,
-        int8_fraction: 2.0 * (counts.layer_weights * tokens) as f64 / seconds / limits.int8_ops_per_s,
+    let mut seen = Vec::new();
+    let prefill = {
+        let mut windows = Windows::new(&limits);
+        for _ in 0..options.runs.max(1) {
+            windows.measure(1, || run.prefill(options.prompt_tokens, options.step_tokens));
+        }
+        seen.extend(windows.limits());
+        prefill_speed(&counts, &windows, options)
     };
-    let decode = options
-        .streams
-        .iter()
-        .map(|&streams| {
-            let tokens = options.decode_tokens;
-            let seconds = median(options.runs, || run.decode(streams, tokens)) / tokens as f64;
-            decode_speed(&counts, &limits, streams, tokens, seconds)
-        })
-        .collect();
+    let mut decode = Vec::new();
+    for &streams in &options.streams {
+        let mut windows = Windows::new(&limits);
+        for _ in 0..options.runs.max(1) {
+            run.decode(streams, options.decode_tokens, &mut windows);
+        }
+        seen.extend(windows.limits());
+        decode.push(decode_speed(&counts, &windows, streams, options.decode_tokens));
+    }
     BenchReport {
         instruction_set: device.isa().to_string(),
         threads: device.threads(),
         weight_bytes: counts.layer_bytes + counts.output_bytes,
-        read_bytes_per_s: limits.read_bytes_per_s,
-        int8_ops_per_s: limits.int8_ops_per_s,
+        read_bytes_per_s: median(seen.iter().map(|limits| limits.read_bytes_per_s)),
+        int8_ops_per_s: median(seen.iter().map(|limits| limits.int8_ops_per_s)),
         prefill,
         decode,
     }
 }
 
-fn decode_speed(
-    counts: &WeightCounts,
-    limits: &roofline::Roofline,
-    streams: usize,
-    tokens: usize,
-    step_seconds: f64,
-) -> Speed {
+fn prefill_speed(counts: &WeightCounts, windows: &Windows<'_>, options: &BenchOptions) -> Speed {
+    let tokens = options.prompt_tokens;
+    let steps = tokens.div_ceil(options.step_tokens.max(1));
+    Speed {
+        streams: 1,
+        tokens,
+        tokens_per_s: tokens as f64 / windows.seconds(),
+        read_fraction: windows.read_fraction((counts.layer_bytes * steps) as f64),
+        int8_fraction: windows.int8_fraction(2.0 * (counts.layer_weights * tokens) as f64),
+    }
+}
+
+fn decode_speed(counts: &WeightCounts, windows: &Windows<'_>, streams: usize, tokens: usize) -> Speed {
     let bytes = counts.layer_bytes + counts.output_bytes;
     let weights = counts.layer_weights + counts.output_weights;
     Speed {
         streams,
         tokens: tokens * streams,
-        tokens_per_s: streams as f64 / step_seconds,
-        read_fraction: bytes as f64 / step_seconds / limits.read_bytes_per_s,
-        int8_fraction: 2.0 * (weights * streams) as f64 / step_seconds / limits.int8_ops_per_s,
+        tokens_per_s: streams as f64 / windows.seconds(),
+        read_fraction: windows.read_fraction(bytes as f64),
+        int8_fraction: windows.int8_fraction(2.0 * (weights * streams) as f64),
     }
-}
-
-fn median(runs: usize, mut measure: impl FnMut() -> f64) -> f64 {
-    let mut times: Vec<f64> = (0..runs.max(1)).map(|_| measure()).collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 struct Run<'a> {
@@ -149,8 +162,8 @@ impl Run<'_> {
         start.elapsed().as_secs_f64()
     }
 
-    /// Seconds for `steps` greedy tokens of each of `streams` sequences.
-    fn decode(&mut self, streams: usize, steps: usize) -> f64 {
+    /// `steps` greedy tokens of each of `streams` sequences, in windows of [`WINDOW_SECONDS`].
+    fn decode(&mut self, streams: usize, steps: usize, windows: &mut Windows<'_>) {
         let pages_each = (steps + 1).div_ceil(PAGE_TOKENS) as u32;
         let vocabulary = self.decoder.vocabulary() as u32;
         let mut batch = Batch {
@@ -166,17 +179,27 @@ impl Run<'_> {
                 .collect(),
             logit_rows: (0..streams as u32).collect(),
         };
-        let mut start = Instant::now();
-        for step in 0..=steps {
-            self.decoder.forward(&batch, &mut self.kv, &mut self.logits);
-            for i in 0..streams {
+        // The first step warms up, fills the first position and tells how many fit a window.
+        let step_seconds = self.steps(1, &mut batch);
+        let at_once = ((WINDOW_SECONDS / step_seconds) as usize).clamp(1, steps);
+        let mut left = steps;
+        windows.restart();
+        while left > 0 {
+            let count = at_once.min(left);
+            windows.measure(count, || self.steps(count, &mut batch));
+            left -= count;
+        }
+    }
+
+    /// Seconds for the next `count` tokens of the sequences of a batch.
+    fn steps(&mut self, count: usize, batch: &mut Batch) -> f64 {
+        let start = Instant::now();
+        for _ in 0..count {
+            self.decoder.forward(batch, &mut self.kv, &mut self.logits);
+            for i in 0..batch.sequences.len() {
                 batch.tokens[i] = most_likely(self.logits.row(i));
                 batch.positions[i] += 1;
                 batch.sequences[i].past += 1;
-            }
-            if step == 0 {
-                // The first step warms up and fills the first position.
-                start = Instant::now();
             }
         }
         start.elapsed().as_secs_f64()
