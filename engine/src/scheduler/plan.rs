@@ -68,15 +68,13 @@ impl Scheduler {
         let (mut budget, time_max) = self.prefill_budget(decodes);
         let order = self.prefill_order();
         let candidates = self.candidates(order);
-        let (leaders, followers) =
-            candidates.split_at(candidates.partition_point(|candidate| candidate.follows.is_none()));
-        let rows = self.share_out_within(leaders, &mut budget, time_max);
+        let (leaders, followers, rows) = self.share_out_led(&candidates, &mut budget, time_max);
         // Names of the pages that are being computed in this step.
         let mut begun = HashSet::new();
         for (leader, rows) in leaders.iter().zip(rows) {
             self.grant(leader, rows, &mut begun, grants, actions);
         }
-        for follower in followers {
+        for follower in &followers {
             let is_led = follower.follows.is_some_and(|hash| begun.contains(&hash));
             // Whom it would follow may have been preempted for it, or it for another.
             if let Some(sequence) = self.running.get(&follower.id).filter(|_| !is_led) {
@@ -84,6 +82,34 @@ impl Scheduler {
                 budget -= self.grant(follower, rows, &mut begun, grants, actions);
             }
         }
+    }
+
+    /// Shares out among those who follow nobody, and those who would follow one that gets nothing. Returns
+    /// both kinds, and how many rows each of the first gets.
+    fn share_out_led(
+        &mut self,
+        candidates: &[Candidate],
+        budget: &mut usize,
+        time_max: Duration,
+    ) -> (Vec<Candidate>, Vec<Candidate>, Vec<usize>) {
+        let whole = *budget;
+        let follows_nobody = |candidate: &&Candidate| candidate.follows.is_none();
+        let (leaders, followers): (Vec<Candidate>, Vec<Candidate>) =
+            candidates.iter().partition(follows_nobody);
+        let rows = self.share_out_within(&leaders, budget, time_max);
+        if followers.is_empty() {
+            return (leaders, followers, rows);
+        }
+        let at_work = leaders.iter().zip(&rows).filter(|(_, rows)| **rows > 0);
+        let mut begun: HashSet<ChainHash> = at_work.filter_map(|(leader, _)| leader.begins).collect();
+        let leads = |candidate: &&Candidate| candidate.follows.is_none_or(|hash| begun.insert(hash));
+        let (leading, led): (Vec<Candidate>, Vec<Candidate>) = candidates.iter().partition(leads);
+        if leading.len() == leaders.len() {
+            return (leaders, followers, rows);
+        }
+        *budget = whole;
+        let rows = self.share_out_within(&leading, budget, time_max);
+        (leading, led, rows)
     }
 
     /// The same as [`Scheduler::share_out`], of fewer tokens where those before them make them slow.
@@ -119,9 +145,8 @@ impl Scheduler {
 
     /// How many rows each of these prompts gets. Those of an account stand together.
     fn share_out(&mut self, candidates: &[Candidate], budget: &mut usize) -> Vec<usize> {
-        let account = |candidate: &Candidate| self.running[&candidate.id].account;
-        let by_account: Vec<&[Candidate]> = candidates.chunk_by(|a, b| account(a) == account(b)).collect();
-        let claims: Vec<PromptClaim> = by_account.iter().map(|prompts| self.claim(prompts)).collect();
+        let by_account: Vec<&[Candidate]> = candidates.chunk_by(|a, b| a.account == b.account).collect();
+        let claims: Vec<PromptClaim> = by_account.iter().map(|prompts| claim(prompts)).collect();
         let shares = self.fairness.share(&claims, *budget);
         let mut scored_left = self.limits.scored_rows_max;
         let mut rows = Vec::with_capacity(candidates.len());
@@ -130,12 +155,6 @@ impl Scheduler {
         }
         *budget -= rows.iter().sum::<usize>();
         rows
-    }
-
-    /// What one account's prompts could use.
-    fn claim(&self, prompts: &[Candidate]) -> PromptClaim {
-        let tokens = prompts.iter().map(|prompt| self.running[&prompt.id].remaining()).sum();
-        PromptClaim { account: self.running[&prompts[0].id].account, tokens }
     }
 
     /// Divides one account's tokens among its prompts, and appends what each gets to `rows`.
@@ -153,7 +172,7 @@ impl Scheduler {
         for pass_max in [chunk_max, usize::MAX] {
             for (prompt, rows) in prompts.iter().zip(&mut rows[first..]) {
                 let sequence = &self.running[&prompt.id];
-                let more = (sequence.remaining() - *rows).min(pass_max).min(share);
+                let more = (prompt.rows_max - *rows).min(pass_max).min(share);
                 let more = limit_scored_rows(sequence, *rows, more, scored_left);
                 *rows += more;
                 share -= more;
@@ -229,6 +248,12 @@ impl Scheduler {
         let sequence = &self.running[&id];
         rows.min(sequence.pages.len() * PAGE_TOKENS - sequence.computed)
     }
+}
+
+/// What one account's prompts could use.
+fn claim(prompts: &[Candidate]) -> PromptClaim {
+    let tokens = prompts.iter().map(|prompt| prompt.rows_max).sum();
+    PromptClaim { account: prompts[0].account, tokens }
 }
 
 /// Cuts `rows`, which follow `before` rows granted already, so that this step's rows of

@@ -7,12 +7,16 @@
 //! something that does not happen in the same step, so nothing can wait forever, whoever is cancelled,
 //! preempted or starved.
 //!
+//! Who is followed by one whose turn comes earlier has that turn: whatever their bands, nobody waits longer
+//! than computing the page itself would take.
+//!
 //! At least one token of a sequence is always computed: its logits choose the next.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use kernels::PAGE_TOKENS;
 
+use super::fairness::AccountId;
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Scheduler};
 use crate::pages::{ChainHash, Keep, NamedPage};
@@ -28,6 +32,9 @@ pub struct Reused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub id: SequenceId,
+    /// Whose turn it has: its own account's, or that of one who follows it; and how many rows that one wants.
+    pub account: AccountId,
+    pub rows_max: usize,
     /// It waits if rows are granted for this page.
     pub follows: Option<ChainHash>,
     /// The page it goes on with, if that will be full with its prompt and may be shared.
@@ -74,8 +81,9 @@ impl Scheduler {
         }
         let sequence = self.running.get_mut(&id).expect("the caller found it there");
         let mut tokens = 0;
-        while let Some(page) = sequence.next_shared_page().and_then(|hash| self.pool.find(&hash)) {
+        while let Some(page) = sequence.shared_in_work().and_then(|hash| self.pool.find(&hash)) {
             self.pool.share(page);
+            self.pool.release(&mut sequence.give_up_page_in_work());
             tokens += sequence.take_over(page);
         }
         if tokens > 0 {
@@ -104,10 +112,9 @@ impl Scheduler {
         pages.map_while(|page| page).filter(|&page| self.pool.is_owned(page)).count()
     }
 
-    /// Finds out who follows whom among prompts in this order.
+    /// Finds out who follows whom among prompts in this order, and in which order they go then.
     pub(super) fn candidates(&mut self, order: Vec<SequenceId>) -> Vec<Candidate> {
         let share = self.limits.share_prefixes;
-        let mut begun = HashSet::new();
         let mut candidates: Vec<Candidate> = Vec::with_capacity(order.len());
         for id in order {
             let sequence = self.running.get_mut(&id).expect("the order is of running sequences");
@@ -115,21 +122,41 @@ impl Scheduler {
                 continue;
             }
             let begins = if share { sequence.page_in_work() } else { None };
-            if sequence.next_page().is_none() {
-                begun.extend(begins);
-            }
-            candidates.push(Candidate { id, follows: None, begins });
+            let (account, rows_max) = (sequence.account, sequence.remaining());
+            candidates.push(Candidate { id, account, rows_max, follows: None, begins });
         }
-        for candidate in &mut candidates {
-            let sequence = self.running.get_mut(&candidate.id).expect("just found there");
-            let Some(hash) = candidate.begins.filter(|_| sequence.next_page().is_some()) else { continue };
-            if !begun.insert(hash) {
-                candidate.follows = sequence.next_shared_page();
-            }
+        if share {
+            self.follow(&mut candidates);
         }
-        // Followers last: by then it is known who got rows.
-        candidates.sort_by_key(|candidate| candidate.follows.is_some());
         candidates
+    }
+
+    fn follow(&mut self, candidates: &mut [Candidate]) {
+        // Those in the middle of a page lead.
+        let mut leading: Vec<usize> = (0..candidates.len()).collect();
+        leading.sort_by_key(|&place| self.running[&candidates[place].id].next_page().is_some());
+        let mut leaders: HashMap<ChainHash, usize> = HashMap::new();
+        // Where each goes: a leader before the first that follows it.
+        let mut turns: Vec<(usize, bool)> = (0..candidates.len()).map(|place| (place, true)).collect();
+        for place in leading {
+            let Some(hash) = candidates[place].begins else { continue };
+            let leader = *leaders.entry(hash).or_insert(place);
+            if leader == place {
+                continue;
+            }
+            let sequence = self.running.get_mut(&candidates[place].id).expect("just found there");
+            candidates[place].follows = sequence.shared_in_work();
+            if candidates[place].follows.is_some() && place < turns[leader].0 {
+                turns[leader] = (place, false);
+                let end = sequence.tokens.len();
+                let led = &self.running[&candidates[leader].id];
+                candidates[leader].account = candidates[place].account;
+                candidates[leader].rows_max = led.remaining().min(end - led.computed);
+            }
+        }
+        let turn_of: HashMap<SequenceId, (usize, bool)> =
+            candidates.iter().map(|candidate| candidate.id).zip(turns).collect();
+        candidates.sort_by_key(|candidate| turn_of[&candidate.id]);
     }
 }
 
@@ -155,7 +182,19 @@ impl Sequence {
         self.computed.is_multiple_of(PAGE_TOKENS).then_some(self.computed / PAGE_TOKENS)
     }
 
-    /// The name of that page, if it may take it from another.
+    /// The name of the page it goes on with, if it may take it from another.
+    fn shared_in_work(&mut self) -> Option<ChainHash> {
+        self.shared_page(self.computed / PAGE_TOKENS)
+    }
+
+    /// Takes out the page it is in the middle of, if it is.
+    fn give_up_page_in_work(&mut self) -> Vec<u32> {
+        let full = self.computed / PAGE_TOKENS;
+        self.computed = full * PAGE_TOKENS;
+        self.pages.split_off(full)
+    }
+
+    /// The name of the page it would begin next, if it may take it from another.
     fn next_shared_page(&mut self) -> Option<ChainHash> {
         self.next_page().and_then(|index| self.shared_page(index))
     }

@@ -5,6 +5,7 @@
 mod clients;
 mod disk;
 mod early;
+mod followers;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};

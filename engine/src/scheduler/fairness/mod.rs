@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::bands::{BANDS, BandSet, Floors};
+#[cfg(test)]
+pub use self::prompts::DEFICIT_MAX;
 pub use self::prompts::PromptClaim;
 use self::prompts::Prompts;
 use super::sequence::SequenceId;

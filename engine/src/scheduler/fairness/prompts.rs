@@ -6,7 +6,7 @@ use crate::Band;
 
 /// Prompts within this many tokens of service of the least served go newcomers first, then shortest first:
 /// many answers begin sooner, and the counters drift apart by no more than this.
-const DEFICIT_MAX: u64 = 512;
+pub const DEFICIT_MAX: u64 = 512;
 
 /// Given out at a time.
 const SHARE_MAX: usize = 256;
