@@ -125,6 +125,19 @@ impl ApiError {
         ApiError::unavailable("The server is shutting down; send the request again", "server_shutting_down")
     }
 
+    /// 503 until the models the server starts with are loaded; `model` is the one that is under way.
+    pub fn starting(model: &str) -> ApiError {
+        let message = match model {
+            "" => "The server is starting; send the request again shortly".to_owned(),
+            model => {
+                format!(
+                    "The server is starting and loads the model `{model}`; send the request again shortly"
+                )
+            }
+        };
+        ApiError::unavailable(message, "model_loading")
+    }
+
     pub fn unloaded() -> ApiError {
         let message = "The model was unloaded in the middle of this answer; ask another, or ask again once it \
                        is loaded";

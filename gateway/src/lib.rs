@@ -7,7 +7,7 @@
 //! - [`admission`]: how many requests are in work; [`keys`]: who may send them, and on whose behalf;
 //!   [`host`]: to which name;
 //! - [`error`]: every failure's way to the client;
-//! - [`wiring`]: configuration and engine put together;
+//! - [`wiring`]: configuration and engine put together; what answers before there is an engine;
 //! - [`telemetry`]: logs and metrics;
 //! - [`config`]: one TOML file, environment and flags over it;
 //! - [`catalogue`]: named models and the store they are pulled into; [`open`]: from a name to a loaded model;
@@ -36,4 +36,5 @@ pub mod telemetry;
 pub mod wiring;
 
 pub use config::Config;
-pub use server::{ServeError, Server, serve, shutdown_signal};
+pub use server::{ServeError, Server};
+pub use wiring::Front;

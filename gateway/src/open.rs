@@ -191,6 +191,14 @@ fn parse(wanted: &str) -> (Option<String>, &str) {
     }
 }
 
+/// What clients may be told of a wanted model: its name, or its file's, and never where that lies.
+pub fn label(wanted: &str) -> &str {
+    match parse(wanted) {
+        (Some(_), place) => &wanted[..wanted.len() - place.len() - "=".len()],
+        (None, place) => Path::new(place).file_name().and_then(|name| name.to_str()).unwrap_or("a model"),
+    }
+}
+
 fn looks_like_path(wanted: &str) -> bool {
     wanted.contains(['/', '=']) || wanted.ends_with(".gguf") || wanted.ends_with(".safetensors")
 }
@@ -210,6 +218,20 @@ mod tests {
         check("chat=a=b.gguf", Some("chat"), "a=b.gguf");
         check("./a=b/model.gguf", None, "./a=b/model.gguf");
         check("=x", None, "=x");
+    }
+
+    #[test]
+    fn labels_tell_no_path() {
+        for (wanted, told) in [
+            ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+            ("chat=/srv/secret/model.gguf", "chat"),
+            ("/srv/secret/model.gguf", "model.gguf"),
+            ("./folder/", "folder"),
+            ("..", "a model"),
+            ("/", "a model"),
+        ] {
+            assert_eq!(label(wanted), told);
+        }
     }
 
     #[test]

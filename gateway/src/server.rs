@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use engine::Engine;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, ConfigError, listen_address};
+use crate::config::{ConfigError, listen_address};
 use crate::connection::{self, ConnectionLimits};
-use crate::loader::Shelf;
 use crate::stack;
-use crate::wiring::{App, SharedApp};
+use crate::wiring::SharedFront;
 
 /// After the drain's deadline: for the answers to reach their clients, and for connections to close.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -31,11 +29,11 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// A server that listens and does not serve yet.
+/// A server that listens and does not answer yet.
 pub struct Server {
     listener: TcpListener,
     local_address: SocketAddr,
-    app: SharedApp,
+    front: SharedFront,
     router: Router,
     limits: ConnectionLimits,
     places: Arc<Semaphore>,
@@ -44,56 +42,29 @@ pub struct Server {
     drain_deadline: Duration,
 }
 
-/// Listens and serves until `shutdown` resolves and what is in work then is done.
-///
-/// # Errors
-/// As [`Server::bind`].
-pub async fn serve(
-    config: &Config,
-    engine: Engine,
-    shelf: Arc<dyn Shelf>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    Server::bind(config, engine, shelf).await?.run(shutdown).await;
-    Ok(())
-}
-
-/// Resolves when the process is asked to end: SIGTERM, or ctrl-c.
-pub async fn shutdown_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupted = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminated) => tokio::select! {
-            _ = interrupted => {}
-            _ = terminated.recv() => {}
-        },
-        // Without SIGTERM there is still ctrl-c.
-        Err(_) => drop(interrupted.await),
-    }
-}
-
 impl Server {
-    /// Checks the address and keys, and listens. Models of `shelf` can be loaded later.
+    /// Checks the address and listens. Requests for models are answered 503 until [`Front::open`].
     ///
     /// # Errors
-    /// [`ServeError`]: the address is public and there are no keys, the keys cannot be read, or the
-    /// address is taken.
-    pub async fn bind(config: &Config, engine: Engine, shelf: Arc<dyn Shelf>) -> Result<Server, ServeError> {
-        let app = App::new(config, engine, shelf)?;
-        let address = listen_address(&config.server.listen, app.keys.is_required())?;
+    /// [`ServeError`]: the address is public and there are no keys, or it is taken.
+    ///
+    /// [`Front::open`]: crate::wiring::Front::open
+    pub async fn bind(front: SharedFront) -> Result<Server, ServeError> {
+        let address = listen_address(&front.server.listen, front.keys.is_required())?;
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local_address = listener.local_addr().map_err(failed)?;
+        let config = &front.server;
         Ok(Server {
             listener,
             local_address,
-            router: stack::router(&app),
-            app,
-            limits: ConnectionLimits::new(&config.server),
-            places: Arc::new(Semaphore::new(config.server.connections_max.min(Semaphore::MAX_PERMITS))),
+            limits: ConnectionLimits::new(config),
+            places: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
             connections: JoinSet::new(),
             close: watch::Sender::new(false),
-            drain_deadline: Duration::from_millis(config.server.drain_deadline_ms),
+            drain_deadline: Duration::from_millis(config.drain_deadline_ms),
+            router: stack::router(&front),
+            front,
         })
     }
 
@@ -107,11 +78,13 @@ impl Server {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         tracing::info!(address = %self.local_address, "listening");
         self.accept_until(shutdown).await;
-        let app = Arc::clone(&self.app);
-        app.admission.drain();
-        tracing::info!(in_flight = app.admission.in_flight(), "draining");
-        app.engine.drain(self.drain_deadline);
-        let drained = tokio::time::timeout(self.drain_deadline + LAST_ANSWERS, app.admission.idle());
+        let admission = Arc::clone(&self.front.admission);
+        admission.drain();
+        tracing::info!(in_flight = admission.in_flight(), "draining");
+        if let Ok(app) = self.front.app() {
+            app.engine.drain(self.drain_deadline);
+        }
+        let drained = tokio::time::timeout(self.drain_deadline + LAST_ANSWERS, admission.idle());
         self.accept_until(async { drop(drained.await) }).await;
         self.close().await;
     }
@@ -129,7 +102,7 @@ impl Server {
     }
 
     fn spawn(&mut self, stream: TcpStream, place: OwnedSemaphorePermit) {
-        let counted = Counted::new(&self.app);
+        let counted = Counted::new(&self.front);
         let connection = connection::serve(stream, self.router.clone(), self.limits, self.close.subscribe());
         self.connections.spawn(async move {
             connection.await;
@@ -165,12 +138,12 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
 }
 
 /// One open connection in the metrics.
-struct Counted(SharedApp);
+struct Counted(SharedFront);
 
 impl Counted {
-    fn new(app: &SharedApp) -> Counted {
-        app.metrics.connections.add();
-        Counted(Arc::clone(app))
+    fn new(front: &SharedFront) -> Counted {
+        front.metrics.connections.add();
+        Counted(Arc::clone(front))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::connection::UntilSent;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::routes;
-use crate::wiring::{App, SharedApp};
+use crate::wiring::{Front, SharedFront};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
@@ -37,8 +37,8 @@ pub struct Timing {
 }
 
 /// All routes behind all layers.
-pub fn router(app: &SharedApp) -> Router {
-    let state = || Arc::clone(app);
+pub fn router(front: &SharedFront) -> Router {
+    let state = || Arc::clone(front);
     let priced = ServiceBuilder::new()
         // 503 while draining or overloaded; the permit then goes with the response.
         .layer(from_fn_with_state(state(), admit))
@@ -59,7 +59,7 @@ pub fn router(app: &SharedApp) -> Router {
         .layer(from_fn_with_state(state(), authenticate))
         // 403 for a name that is not this machine's own, where there are no keys.
         .layer(from_fn_with_state(state(), check_host));
-    let fallbacks = |router: Router<SharedApp>| router.method_not_allowed_fallback(wrong_method);
+    let fallbacks = |router: Router<SharedFront>| router.method_not_allowed_fallback(wrong_method);
     let administered = ServiceBuilder::new()
         // As above; what manages the server is not kept out by its load.
         .layer(from_fn_with_state(state(), limit_body))
@@ -73,9 +73,9 @@ pub fn router(app: &SharedApp) -> Router {
         .with_state(state())
 }
 
-async fn set_timing(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
+async fn set_timing(State(front): State<SharedFront>, mut request: Request, next: Next) -> Response {
     let arrived = Instant::now();
-    let deadline = arrived + Duration::from_millis(app.server.request_deadline_ms);
+    let deadline = arrived + Duration::from_millis(front.server.request_deadline_ms);
     request.extensions_mut().insert(Timing { arrived, deadline });
     next.run(request).await
 }
@@ -98,10 +98,10 @@ fn is_sane(id: &HeaderValue) -> bool {
     !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(allowed)
 }
 
-async fn observe(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+async fn observe(State(front): State<SharedFront>, request: Request, next: Next) -> Response {
     let arrived = arrived(&request);
     let mut observed = Observed {
-        app,
+        front,
         method: request.method().clone(),
         route: request.extensions().get::<MatchedPath>().cloned(),
         span: tracing::Span::current(),
@@ -122,7 +122,7 @@ fn arrived(request: &Request) -> Instant {
 
 /// Reports a request when it is dropped: when its response is sent, or when its client left.
 struct Observed {
-    app: SharedApp,
+    front: SharedFront,
     method: http::Method,
     route: Option<MatchedPath>,
     span: tracing::Span,
@@ -139,7 +139,7 @@ impl Drop for Observed {
         let duration = self.arrived.elapsed();
         let status = self.status.unwrap_or(CLIENT_CLOSED);
         let route = self.route.as_ref().map(MatchedPath::as_str);
-        self.app.metrics.record_request(route, status, duration);
+        self.front.metrics.record_request(route, status, duration);
         let _entered = self.span.enter();
         let duration_ms = duration.as_millis() as u64;
         tracing::info!(method = %self.method, route = route.unwrap_or("other"), status, duration_ms, "answered");
@@ -152,11 +152,11 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal().into_response()
 }
 
-async fn authenticate(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
+async fn authenticate(State(front): State<SharedFront>, mut request: Request, next: Next) -> Response {
     let allowed = match request.uri().path() {
         path if OPEN_PATHS.contains(&path) => Ok(Caller::default()),
-        path if path.starts_with(routes::ADMIN_PREFIX) => check_admin(&app, bearer(request.headers())),
-        _ => check_key(&app, bearer(request.headers())),
+        path if path.starts_with(routes::ADMIN_PREFIX) => check_admin(&front, bearer(request.headers())),
+        _ => check_key(&front, bearer(request.headers())),
     };
     match allowed.and_then(|caller| caller::lowered(caller, request.headers())) {
         Ok(caller) => {
@@ -167,8 +167,8 @@ async fn authenticate(State(app): State<SharedApp>, mut request: Request, next: 
     }
 }
 
-fn check_key(app: &App, key: Option<&str>) -> ApiResult<Caller> {
-    if !app.keys.is_required() {
+fn check_key(front: &Front, key: Option<&str>) -> ApiResult<Caller> {
+    if !front.keys.is_required() {
         return Ok(Caller::default());
     }
     match key {
@@ -178,7 +178,7 @@ fn check_key(app: &App, key: Option<&str>) -> ApiResult<Caller> {
         }
         Some(key) => {
             // Both are looked through, whoever it is.
-            let (caller, admin) = (app.keys.caller(key), app.admin_keys.caller(key));
+            let (caller, admin) = (front.keys.caller(key), front.admin_keys.caller(key));
             caller.or(admin).ok_or_else(|| ApiError::unauthorized("Incorrect API key provided"))
         }
     }
@@ -186,11 +186,13 @@ fn check_key(app: &App, key: Option<&str>) -> ApiResult<Caller> {
 
 /// Admin keys where there are any; else only a server that is open to everybody on its machine, and to nobody
 /// else.
-fn check_admin(app: &App, key: Option<&str>) -> ApiResult<Caller> {
-    if app.admin_keys.is_required() {
+fn check_admin(front: &Front, key: Option<&str>) -> ApiResult<Caller> {
+    if front.admin_keys.is_required() {
         return match key {
-            Some(key) if app.admin_keys.contains(key) => Ok(app.admin_keys.caller(key).unwrap_or_default()),
-            Some(key) if app.keys.contains(key) => {
+            Some(key) if front.admin_keys.contains(key) => {
+                Ok(front.admin_keys.caller(key).unwrap_or_default())
+            }
+            Some(key) if front.keys.contains(key) => {
                 Err(ApiError::forbidden("This API key may not manage models; use one of auth.admin_keys"))
             }
             Some(_) => Err(ApiError::unauthorized("Incorrect API key provided")),
@@ -199,14 +201,14 @@ fn check_admin(app: &App, key: Option<&str>) -> ApiResult<Caller> {
             )),
         };
     }
-    let caller = check_key(app, key)?;
-    if app.keys.is_required() {
+    let caller = check_key(front, key)?;
+    if front.keys.is_required() {
         return Err(ApiError::forbidden(
             "This server has no admin keys; set auth.admin_keys to manage models",
         ));
     }
     // Someone else's name for this server means that others can reach it.
-    if !app.server.allowed_hosts.is_empty() {
+    if !front.server.allowed_hosts.is_empty() {
         let message = "This server is behind a proxy (server.allowed_hosts) and has no admin keys; set \
                        auth.admin_keys to manage models";
         return Err(ApiError::forbidden(message));
@@ -219,15 +221,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-async fn check_host(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    match app.hosts.check(request.uri(), request.headers()) {
+async fn check_host(State(front): State<SharedFront>, request: Request, next: Next) -> Response {
+    match front.hosts.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
 }
 
-async fn admit(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    match app.admission.admit(&caller::of(&request).principal) {
+async fn admit(State(front): State<SharedFront>, request: Request, next: Next) -> Response {
+    match front.admission.admit(&caller::of(&request).principal) {
         Ok(permit) => {
             let mut response = next.run(request).await;
             UntilSent::hold(response.extensions_mut(), permit);
@@ -237,8 +239,8 @@ async fn admit(State(app): State<SharedApp>, request: Request, next: Next) -> Re
     }
 }
 
-async fn limit_body(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    let limit = app.server.body_bytes_max;
+async fn limit_body(State(front): State<SharedFront>, request: Request, next: Next) -> Response {
+    let limit = front.server.body_bytes_max;
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > limit as u64) {
         routes::body::discard(request.into_body(), limit).await;

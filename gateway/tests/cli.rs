@@ -1,11 +1,13 @@
 //! The binary as a user meets it: texts, exit codes, and a pull that is killed.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 #[path = "../../engine/tests/support/real_models.rs"]
 mod real_models;
@@ -151,9 +153,115 @@ fn serve_says_where_it_is_and_chat_talks_to_it_or_alone() {
     let alone = chat(home.path(), &["--model", &named, "--threads", "1"], question);
     assert_eq!(alone, served);
 
-    let ended = Command::new("kill").arg("-TERM").arg(server.id().to_string()).status();
-    assert!(ended.expect("kill runs").success());
+    signal(&server, "-TERM");
     assert_eq!(server.wait().expect("janus ends").code(), Some(0), "SIGTERM is an orderly end");
+}
+
+/// Sends a signal, as a terminal or a service manager does.
+fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill").arg(name).arg(process.id().to_string()).status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// Status line and body of an answer.
+fn get(address: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// A server that waits for a model from a hub that says nothing; it, its log, where it listens, and the hub.
+fn serve_from_silent_hub(home: &Path) -> (Child, Lines<BufReader<ChildStderr>>, String, TcpListener) {
+    let hub = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut server = janus(home)
+        .args(["serve", "--model", "smollm2-135m-instruct", "--listen", "127.0.0.1:0"])
+        .env("HF_ENDPOINT", format!("http://{}", hub.local_addr().expect("an address")))
+        // No pip on it.
+        .env("PATH", home)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("janus starts");
+    let mut log = BufReader::new(server.stderr.take().expect("it is piped")).lines();
+    let listening = log.by_ref().map_while(Result::ok).find(|line| line.contains("\"listening\""));
+    let listening: Value = serde_json::from_str(&listening.expect("it listens")).expect("a line of JSON");
+    let address = listening["address"].as_str().expect("an address").to_owned();
+    let start = Instant::now();
+    while !get(&address, "/readyz").1.contains("loads the model `smollm2-135m-instruct`") {
+        assert!(start.elapsed() < Duration::from_secs(30), "it says what it waits for");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (server, log, address, hub)
+}
+
+#[test]
+fn a_server_answers_while_it_loads_and_ends_when_it_cannot() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (server, log, address, hub) = serve_from_silent_hub(home.path());
+    assert_eq!(get(&address, "/healthz").0, "HTTP/1.1 200 OK");
+    assert_eq!(get(&address, "/readyz").0, "HTTP/1.1 503 Service Unavailable");
+    drop(hub);
+    let log: Vec<String> = log.map_while(Result::ok).collect();
+    let output = server.wait_with_output().expect("janus ends");
+    assert_eq!(output.status.code(), Some(1), "{log:?}");
+    assert!(
+        log.iter().any(|line| line.starts_with("error: ") && line.contains("could not be fetched")),
+        "{log:?}"
+    );
+    assert!(!text(&output.stdout).contains("is ready"));
+}
+
+#[test]
+fn a_server_that_loads_can_be_told_to_end() {
+    for name in ["-TERM", "-INT"] {
+        let home = tempfile::tempdir().expect("a folder");
+        let (mut server, _log, _, _hub) = serve_from_silent_hub(home.path());
+        signal(&server, name);
+        assert_eq!(server.wait().expect("janus ends").code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_server_that_still_answers() {
+    let Some(model) = real_models::real_model(real_models::SMOLLM2) else { return };
+    let home = tempfile::tempdir().expect("a folder");
+    let named = format!("tiny={}", model.display());
+    let mut server = janus(home.path())
+        .args(["serve", "--model", &named, "--listen", "127.0.0.1:0", "--threads", "1"])
+        // Nothing else may end it meanwhile.
+        .args(["--set", "server.drain_deadline_ms=600000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("janus starts");
+    let mut ready = BufReader::new(server.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    let heading = ready.find(|line| line.contains("is ready at")).expect("the block of a ready server");
+    let address = heading.split_once("http://").expect("an address").1;
+    let address = address.split_whitespace().next().expect("an address");
+    let endless =
+        r#"{"model": "tiny", "prompt": "x", "max_tokens": 8000, "ignore_eos": true, "stream": true}"#;
+    let mut stream = BufReader::new(TcpStream::connect(address).expect("it listens"));
+    let length = endless.len();
+    write!(
+        stream.get_mut(),
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{endless}"
+    )
+    .expect("it reads");
+    let mut lines = stream.by_ref().lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("data: ")), "an answer has begun");
+    signal(&server, "-INT");
+    let start = Instant::now();
+    while !get(address, "/readyz").0.contains("503") {
+        assert!(start.elapsed() < Duration::from_secs(30), "the drain begins");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(server.try_wait().expect("its state").is_none(), "it waits for the answer");
+    signal(&server, "-INT");
+    assert_eq!(server.wait().expect("janus ends").code(), Some(130));
 }
 
 /// A store in `home` that has SmolLM2.

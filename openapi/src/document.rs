@@ -82,7 +82,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "List the models that take memory, and what is being loaded",
         request: None,
         reply: Reply::Json(schema_of::<AdminModelList>),
-        errors: &[401, 403],
+        errors: &[401, 403, 503],
     },
     Operation {
         method: "post",
@@ -239,7 +239,7 @@ fn meaning(status: u16) -> &'static str {
         413 => "The body is too large",
         415 => "The body is not declared as JSON",
         429 => "The waiting line is full; try again after `retry-after`",
-        503 => "Overloaded or shutting down; try again after `retry-after`",
+        503 => "Starting, overloaded or shutting down; try again after `retry-after`",
         504 => "The request took longer than the server allows",
         _ => "A fault in the server",
     }

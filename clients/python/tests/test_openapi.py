@@ -38,7 +38,8 @@ def shorten(body):
     for name, most in [("max_tokens", TOKENS_MAX), ("max_completion_tokens", TOKENS_MAX), ("n", 2), ("min_tokens", 2)]:
         if isinstance(body.get(name), int) and body[name] > most:
             body[name] = most
-    # A null says no more than an absent one: without a limit the answer takes the whole context.
+    # A null says no more than an absent one, as OpenAI has it: the answer ends when the model ends it, or with
+    # the context, which at a high temperature is 8,161 tokens and minutes of a development build.
     if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
         body["max_tokens"] = TOKENS_MAX
 

@@ -79,7 +79,9 @@ Examples:
       settings from a file (`janus config --print-default` documents them), one of them changed
 
 Settings come from the defaults, the file, JANUS_SECTION_KEY variables and flags, the later over the earlier.
-Stop it with Ctrl-C or SIGTERM: running requests finish, new ones are answered 503.";
+It listens at once, and answers 503 until its models are loaded (GET /readyz tells).
+Stop it with Ctrl-C or SIGTERM: running requests finish, new ones are answered 503. A second time ends it at
+once.";
 
 #[derive(Args)]
 #[command(after_help = SERVE_EXAMPLES)]

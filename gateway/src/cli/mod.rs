@@ -8,6 +8,7 @@
 //! | [`admin`] | `ps`, `load`, `unload` |
 //! | [`inspect`] | `inspect` |
 //! | [`serve`] | `serve`: configuration, models, engine, server |
+//! | [`interrupt`] | the signals that end `serve` |
 //! | [`chat`] | `chat` with a server or an engine of its own |
 //! | [`client`] | a server's HTTP interface |
 //! | [`output`] | standard output, colours |
@@ -20,6 +21,7 @@ pub mod bench;
 pub mod chat;
 pub mod client;
 pub mod inspect;
+mod interrupt;
 pub mod models;
 pub mod output;
 pub mod serve;

@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use engine::Engine;
 use engine::model::{LoadedModel, ModelInfo, Task};
+use tokio::sync::oneshot;
 
 use super::DONE;
 use super::arguments::ServeArguments;
+use super::interrupt::stop_signal;
 use super::output::{Paint, print, table};
 use crate::catalogue::size;
-use crate::config::{self, Config, Sources};
-use crate::keys::ApiKeys;
-use crate::open::{Opener, Source};
+use crate::config::{Config, Sources};
+use crate::loader::LoadError;
+use crate::open::{self, Opener, Source};
 use crate::packed;
-use crate::server::{Server, shutdown_signal};
+use crate::server::Server;
 use crate::shelf::StoreShelf;
 use crate::telemetry::start_logs;
+use crate::wiring::{Front, SharedFront};
 
 /// After the server has stopped: for what still runs on its threads.
 const LAST_TASKS: Duration = Duration::from_secs(2);
@@ -31,26 +34,61 @@ pub fn run(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::Result<
     let config = configuration(arguments, folder)?;
     start_logs(&config.log)?;
     kernels::host::return_buffers_when_freed();
-    // What would be refused after the models are loaded is better refused before.
-    config::listen_address(&config.server.listen, ApiKeys::load(&config.auth)?.is_required())?;
-    let mut options = config.engine.options();
-    options.prefix = config.prefix.options()?;
-    options.pin_first_models = config.models.keep;
-    let (models, shelf) = load_models(&config, options.memory_bytes_max)?;
-    let engine = Engine::start(models, options)?;
+    let front = Front::new(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the threads that serve connections")?;
-    let served: anyhow::Result<u8> = runtime.block_on(async {
-        let server = Server::bind(&config, engine.clone(), Arc::new(shelf)).await?;
-        print(&ready(server.local_address(), &engine.models(), start.elapsed()))?;
-        server.run(shutdown_signal()).await;
-        Ok(DONE)
-    });
+    let served = runtime.block_on(serve(config, &front, start));
     // Dropping the runtime would wait for its blocking work without end.
     runtime.shutdown_timeout(LAST_TASKS);
-    served
+    // With it goes the engine, which keeps pages of prompts before it ends.
+    drop(front);
+    served.map(|()| DONE)
+}
+
+/// Listens, loads the models beside it, and serves until it is told to end or they cannot be loaded.
+async fn serve(config: Config, front: &SharedFront, start: Instant) -> anyhow::Result<()> {
+    let server = Server::bind(Arc::clone(front)).await?;
+    let stop = stop_signal().context("cannot listen for signals")?;
+    let address = server.local_address();
+    let (report, opened) = oneshot::channel();
+    let opening = Arc::clone(front);
+    let open = move || {
+        let models = open(&config, &opening);
+        // Nobody listens any more when the server was told to end meanwhile.
+        let _ = report.send(models.map(|models| ready(address, &models, start.elapsed())));
+    };
+    std::thread::Builder::new().name("opener".to_owned()).spawn(open).context("cannot start a thread")?;
+    let mut ended = Ok(());
+    server.run(async { ended = until_told(stop, opened).await }).await;
+    ended
+}
+
+/// Loads the models, starts their engine and lets requests in; what is served then.
+fn open(config: &Config, front: &Front) -> anyhow::Result<Vec<ModelInfo>> {
+    let mut options = config.engine.options();
+    options.prefix = config.prefix.options()?;
+    options.pin_first_models = config.models.keep;
+    let (models, shelf) = load_models(config, options.memory_bytes_max, &|model| front.set_loading(model))?;
+    let engine = Engine::start(models, options)?;
+    let models = engine.models();
+    front.open(engine, Arc::new(shelf));
+    Ok(models)
+}
+
+/// Prints the block of a ready server when it is, and returns when the server has to end.
+async fn until_told(
+    mut stop: oneshot::Receiver<()>,
+    opened: oneshot::Receiver<anyhow::Result<String>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        _ = &mut stop => return Ok(()),
+        opened = opened => print(&opened.map_err(|_| LoadError::Crashed)??)?,
+    };
+    // The sender lives on a thread that outlives this.
+    let _ = stop.await;
+    Ok(())
 }
 
 /// Defaults, file, environment, flags.
@@ -77,8 +115,12 @@ fn configuration(arguments: &ServeArguments, folder: Option<&Path>) -> anyhow::R
 }
 
 /// Loads what the configuration names, or the catalogue's defaults; the shelf has those and the
-/// catalogue's others.
-fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<LoadedModel>, StoreShelf)> {
+/// catalogue's others. `begin` is told each one's name as its turn comes.
+fn load_models(
+    config: &Config,
+    memory_bytes: usize,
+    begin: &dyn Fn(&str),
+) -> anyhow::Result<(Vec<LoadedModel>, StoreShelf)> {
     let models = &config.models;
     let folder = Some(Path::new(&models.folder)).filter(|folder| !folder.as_os_str().is_empty());
     let mut opener = Opener::new(folder, Some(config.engine.threads).filter(|&threads| threads > 0))?;
@@ -95,14 +137,19 @@ fn load_models(config: &Config, memory_bytes: usize) -> anyhow::Result<(Vec<Load
     if wanted.is_empty() {
         wanted = opener.catalogue.defaults().map(|model| model.name.clone()).collect();
     }
-    let sources = wanted.iter().map(|wanted| opener.locate(wanted)).collect::<anyhow::Result<Vec<_>>>()?;
+    let locate = |wanted: &String| {
+        begin(open::label(wanted));
+        opener.locate(wanted)
+    };
+    let sources = wanted.iter().map(locate).collect::<anyhow::Result<Vec<_>>>()?;
     let bytes = sources.iter().map(Source::bytes).sum();
     if bytes > memory_bytes as u64 {
         let (bytes, memory) = (size(bytes), size(memory_bytes as u64));
         bail!("the models take {bytes}, and {memory} of memory are theirs to use; see engine.memory_mib");
     }
     let mut loaded: Vec<LoadedModel> = Vec::new();
-    for source in &sources {
+    for (wanted, source) in wanted.iter().zip(&sources) {
+        begin(open::label(wanted));
         let model = opener.load(source)?;
         if loaded.iter().any(|other| other.info.name == model.info.name) {
             bail!("two models are called `{0}`; name one of them with --model NAME=PATH", model.info.name);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use engine::{ModelState, ModelStatus, UnloadMode};
 use openapi::admin::{
@@ -16,12 +16,12 @@ use openapi::object::{ListObject, ModelObject};
 use super::body::{json_reply, read_json};
 use crate::error::{ApiError, ApiResult};
 use crate::loader::LoadOrder;
-use crate::wiring::{App, SharedApp};
+use crate::wiring::{App, Loaded};
 
 /// An unload that takes longer is answered before it is done: requests still run.
 const UNLOAD_WAIT: Duration = Duration::from_secs(2);
 
-pub async fn list(State(app): State<SharedApp>) -> Response {
+pub async fn list(Loaded(app): Loaded) -> Response {
     let loaded = app.engine.residents().into_iter().map(describe);
     let loading = app.loader.progress().into_iter().map(|(id, progress)| AdminModel {
         id,
@@ -42,7 +42,7 @@ pub async fn list(State(app): State<SharedApp>) -> Response {
     })
 }
 
-pub async fn load(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
+pub async fn load(Loaded(app): Loaded, request: Request) -> ApiResult<Response> {
     let (request, _) = read_json::<LoadRequest>(&app, request).await?;
     let served_name = request.served_name.unwrap_or_else(|| request.model.clone());
     let pinned = request.pin.unwrap_or(false);
@@ -55,7 +55,7 @@ pub async fn load(State(app): State<SharedApp>, request: Request) -> ApiResult<R
     Ok(json_reply(&describe(loaded)))
 }
 
-pub async fn unload(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
+pub async fn unload(Loaded(app): Loaded, request: Request) -> ApiResult<Response> {
     let (request, _) = read_json::<UnloadRequest>(&app, request).await?;
     let mode = if request.cancel.unwrap_or(false) { UnloadMode::Cancel } else { UnloadMode::Finish };
     let unloaded = unload_model(&app, request.model, mode).await?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use engine::model::ModelInfo;
 use engine::prompt::{ChatMessage, RenderOptions};
@@ -26,11 +26,11 @@ use super::{logprobs, unsupported};
 use crate::caller;
 use crate::error::{ApiError, ApiResult};
 use crate::sse::{Events, Format, Stream};
-use crate::wiring::{App, SharedApp};
+use crate::wiring::{App, Loaded};
 
 const PROMPT_PARAM: &str = "messages";
 
-pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
+pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response> {
     let (timing, caller) = (timing(&app, &request), caller::of(&request));
     let (mut request, bytes) = read_json::<ChatRequest>(&app, request).await?;
     unsupported::check_chat(&request)?;

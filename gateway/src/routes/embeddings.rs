@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,11 +19,11 @@ use super::completions::check_vocabulary;
 use super::sampling::at_most;
 use crate::caller;
 use crate::error::{ApiError, ApiResult};
-use crate::wiring::{App, SharedApp};
+use crate::wiring::{App, Loaded};
 
 const INPUT_PARAM: &str = "input";
 
-pub async fn create(State(app): State<SharedApp>, request: Request) -> ApiResult<Response> {
+pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response> {
     let caller = caller::of(&request);
     let (request, bytes) = read_json::<EmbeddingRequest>(&app, request).await?;
     let (model, dimensions) = embedding_model(&app, &request).await?;

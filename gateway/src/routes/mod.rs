@@ -17,7 +17,7 @@ mod unsupported;
 use axum::Router;
 use axum::routing::{MethodRouter, get, post};
 
-use crate::wiring::SharedApp;
+use crate::wiring::SharedFront;
 
 /// Which layers a route stands behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Class {
     Priced,
     /// Manages the server: body limit and deadline, for admin keys.
     Admin,
-    /// Answers always, at once.
+    /// Answers always, at once, before the models are loaded too.
     Free,
 }
 
@@ -38,7 +38,7 @@ pub struct Route {
     /// In axum's form; the document has `{model}` for `{*model}`.
     pub path: &'static str,
     class: Class,
-    handler: fn() -> MethodRouter<SharedApp>,
+    handler: fn() -> MethodRouter<SharedFront>,
 }
 
 /// Everything the server answers.
@@ -83,7 +83,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The routes of one class.
-pub fn router(class: Class) -> Router<SharedApp> {
+pub fn router(class: Class) -> Router<SharedFront> {
     let routes = ROUTES.iter().filter(|route| route.class == class);
     routes.fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
 }

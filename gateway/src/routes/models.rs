@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::response::Response;
 use engine::ModelLease;
 use engine::model::ModelInfo;
@@ -13,7 +13,7 @@ use openapi::{Model, ModelList};
 use super::body::json_reply;
 use crate::error::{ApiError, ApiResult};
 use crate::loader::ShelfModel;
-use crate::wiring::{App, SharedApp};
+use crate::wiring::{App, Loaded};
 
 const OWNER: &str = "janus";
 /// A model loaded for a request may have to make room for another before the request gets to it.
@@ -58,7 +58,7 @@ fn not_loaded(name: &str) -> ApiError {
     ApiError::unavailable(message, "model_not_loaded")
 }
 
-pub async fn list(State(app): State<SharedApp>) -> Response {
+pub async fn list(Loaded(app): Loaded) -> Response {
     let loaded = app.engine.models();
     let mut data: Vec<Model> = loaded.iter().map(describe).collect();
     if app.models.on_demand {
@@ -69,10 +69,7 @@ pub async fn list(State(app): State<SharedApp>) -> Response {
     json_reply(&ModelList { object: ListObject::Value, data })
 }
 
-pub async fn retrieve(
-    State(app): State<SharedApp>,
-    path: Result<Path<String>, PathRejection>,
-) -> ApiResult<Response> {
+pub async fn retrieve(Loaded(app): Loaded, path: Result<Path<String>, PathRejection>) -> ApiResult<Response> {
     // Rejected when its percent-encoding is not UTF-8, which no model's name is.
     let Ok(Path(name)) = path else { return Err(ApiError::unknown_model("?")) };
     let refused = match app.engine.model(&name) {

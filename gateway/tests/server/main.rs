@@ -15,5 +15,6 @@ mod errors;
 mod hosts;
 mod http2;
 mod limits;
+mod starting;
 mod support;
 mod transfers;

@@ -11,7 +11,7 @@ use engine::prompt::ChatTemplate;
 use engine::testing::{self, IM_END, IM_START, MockOptions, NextToken};
 use engine::{Engine, EngineOptions};
 use gateway::loader::{EmptyShelf, Shelf};
-use gateway::{Config, Server};
+use gateway::{Config, Front, Server};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -74,25 +74,39 @@ pub fn start(configure: impl FnOnce(&mut Config)) -> Running {
 
 /// The same, with models that can be loaded later.
 pub fn start_with(shelf: Arc<dyn Shelf>, configure: impl FnOnce(&mut Config)) -> Running {
+    let (running, front, config) = start_closed(configure);
+    open(&front, &config, shelf);
+    running
+}
+
+/// A server whose models are not loaded yet; [`open`] does that.
+pub fn start_closed(configure: impl FnOnce(&mut Config)) -> (Running, Arc<Front>, Config) {
     let mut config = Config::default();
     config.server.listen = "127.0.0.1:0".into();
     config.engine.kv_mib = 1;
     configure(&mut config);
-    let prefix = config.prefix.options().unwrap();
-    let options = EngineOptions { prefix, ..config.engine.options() };
-    let engine = Engine::start(models(), options).unwrap();
+    let front = Front::new(&config).unwrap();
+    let served = Arc::clone(&front);
     let (stop, stopped) = oneshot::channel();
     let (report, address) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = Server::bind(&config, engine, shelf).await.unwrap();
+            let server = Server::bind(served).await.unwrap();
             report.send(server.local_address()).unwrap();
             server.run(async { drop(stopped.await) }).await;
         });
     });
-    Running { address: address.recv().unwrap(), key: None, stop: Some(stop), thread: Some(thread) }
+    let running =
+        Running { address: address.recv().unwrap(), key: None, stop: Some(stop), thread: Some(thread) };
+    (running, front, config)
+}
+
+pub fn open(front: &Front, config: &Config, shelf: Arc<dyn Shelf>) {
+    let prefix = config.prefix.options().unwrap();
+    let options = EngineOptions { prefix, ..config.engine.options() };
+    front.open(Engine::start(models(), options).unwrap(), shelf);
 }
 
 impl Running {
