@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use kernels::Device;
+use kernels::{Device, Mapping};
 
 use crate::EngineError;
 use crate::batch::{Decoder, Encoder};
@@ -141,11 +141,13 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     let description = describe(&files)?;
     // All that keys and values depend on beside the weights, some of which stands in other files.
     let parameters = format!("{} {:?}", description.architecture.name, description.hyperparameters);
-    let sample = identity::identity(&files.contents(), &parameters, false)?;
+    let mappings = files.mappings();
+    let contents: Vec<&[u8]> = mappings.iter().map(|mapping| &***mapping).collect();
+    let sample = identity::identity(&contents, &parameters, false)?;
     (options.progress)(0.0);
     let context_tokens = context_tokens(&files, &description, options)?;
     let device = options.device.with_own_memory();
-    let packed = find_packed(options, sample);
+    let packed = find_packed(options, sample, &files, &mappings);
     let (tokenizer, network) = parallel::both(
         || Tokenizer::of_model(&files),
         || {
@@ -157,7 +159,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
     );
     let (tokenizer, network) = (tokenizer?, network?);
     let identity = match options.whole_identity {
-        true => identity::identity(&files.contents(), &parameters, true)?,
+        true => identity::identity(&contents, &parameters, true)?,
         false => sample,
     };
     (options.progress)(1.0);
@@ -192,10 +194,15 @@ pub fn load(options: &LoadOptions<'_>) -> Result<LoadedModel, EngineError> {
 }
 
 /// What an earlier process packed of this model.
-fn find_packed(options: &LoadOptions<'_>, identity: [u8; 32]) -> Option<PackedModel> {
+fn find_packed(
+    options: &LoadOptions<'_>,
+    identity: [u8; 32],
+    files: &ModelFiles,
+    mappings: &[&Mapping],
+) -> Option<PackedModel> {
     let (cache, layout) = (options.packed?, options.device.packed_layout()?);
     // Without it nobody could tell a changed file: everything is packed.
-    let stamp = identity::stamp(options.path).ok()?;
+    let stamp = identity::stamp(mappings, files.entries())?;
     Some(cache.open([identity, stamp], layout))
 }
 

@@ -1,6 +1,6 @@
 //! Read-only memory maps of weight files, shared by reference count.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ pub struct Mapping {
 struct Inner {
     map: memmap2::Mmap,
     path: PathBuf,
+    metadata: Option<Metadata>,
 }
 
 impl Mapping {
@@ -34,12 +35,19 @@ impl Mapping {
         // is mapped raises SIGBUS, as in every program that maps its inputs; the model store only
         // ever replaces files by rename, which leaves the mapped inode whole.
         let map = unsafe { memmap2::Mmap::map(file) }.map_err(failed)?;
-        Ok(Mapping { inner: Arc::new(Inner { map, path: path.to_owned() }) })
+        let metadata = file.metadata().ok();
+        Ok(Mapping { inner: Arc::new(Inner { map, path: path.to_owned(), metadata }) })
     }
 
     /// Where the file was when it was opened.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// What the system said of the file that was mapped, whatever has its path by now; `None` where it said
+    /// nothing.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.inner.metadata.as_ref()
     }
 
     /// Asks for huge pages, where the system has them for files: for what is read as a whole, again and

@@ -199,9 +199,9 @@ impl Folder {
         entry.load(&self.files[*file]).map(Some)
     }
 
-    /// All bytes of its safetensors files.
-    pub fn contents(&self) -> Vec<&[u8]> {
-        self.files.iter().map(|file| &**file).collect()
+    /// All of its safetensors files.
+    pub fn mappings(&self) -> Vec<&Mapping> {
+        self.files.iter().collect()
     }
 
     pub fn path(&self) -> &Path {

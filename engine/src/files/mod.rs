@@ -147,11 +147,11 @@ impl ModelFiles {
         self.tensor(name)?.ok_or_else(missing)
     }
 
-    /// The bytes of every file that has tensors, as they are mapped.
-    pub fn contents(&self) -> Vec<&[u8]> {
+    /// Every file that has tensors.
+    pub fn mappings(&self) -> Vec<&Mapping> {
         match self {
-            ModelFiles::Gguf(gguf) => vec![gguf.content()],
-            ModelFiles::Folder(folder) => folder.contents(),
+            ModelFiles::Gguf(gguf) => vec![gguf.mapping()],
+            ModelFiles::Folder(folder) => folder.mappings(),
         }
     }
 

@@ -2,14 +2,14 @@
 //! of the network. A sample tells a model trained further or quantised otherwise, which differs nearly
 //! everywhere; pages that outlive the process need every byte.
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::UNIX_EPOCH;
 
+use kernels::Mapping;
 use sha2::{Digest, Sha256};
 
 use crate::EngineError;
+use crate::files::TensorEntry;
 use crate::models::parallel;
 
 /// Hashed at a time. A sample has one of these from the beginning: metadata, vocabulary, the directory of
@@ -45,31 +45,16 @@ fn pieces(file: &[u8], whole: bool) -> Vec<&[u8]> {
     [head, end].into_iter().chain(samples).collect()
 }
 
-/// Files of a folder by name, without those that are hidden.
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in folder.read_dir()? {
-        let entry = entry?;
-        if entry.path().is_file() && !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 /// What changes whenever somebody writes to a file, or puts another one in its place: length, times of
-/// change, and where the file system has it. Of all files in a folder.
-///
-/// # Errors
-/// As the file system says.
-pub fn stamp(path: &Path) -> io::Result<[u8; 32]> {
+/// change, and where the file system has it. Of the files that were mapped, not of those that have their
+/// paths by now. And which tensor is where, as some other file may say. `None` where the system does not
+/// tell.
+pub fn stamp<'a>(mappings: &[&Mapping], tensors: impl Iterator<Item = &'a TensorEntry>) -> Option<[u8; 32]> {
     let mut hasher = Sha256::new();
-    let files = if path.is_dir() { files(path)? } else { vec![path.to_owned()] };
-    for file in files {
-        let metadata = file.metadata()?;
+    for mapping in mappings {
+        let metadata = mapping.metadata()?;
         hasher.update(metadata.len().to_le_bytes());
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         hasher.update(modified.as_nanos().to_le_bytes());
         #[cfg(unix)]
         {
@@ -80,7 +65,13 @@ pub fn stamp(path: &Path) -> io::Result<[u8; 32]> {
             [metadata.dev(), metadata.ino()].iter().for_each(|number| hasher.update(number.to_le_bytes()));
         }
     }
-    Ok(hasher.finalize().into())
+    for tensor in tensors {
+        for number in [tensor.name.len(), tensor.range.start, tensor.range.end] {
+            hasher.update((number as u64).to_le_bytes());
+        }
+        hasher.update(&tensor.name);
+    }
+    Some(hasher.finalize().into())
 }
 
 #[cfg(test)]
@@ -90,21 +81,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_changes_with_every_write() {
+    fn a_stamp_changes_with_every_write_and_is_that_of_the_mapped_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.gguf");
         std::fs::write(&path, b"some weights").unwrap();
-        let before = stamp(&path).unwrap();
-        assert_eq!(stamp(&path).unwrap(), before);
+        let open = || Mapping::open(&path).unwrap();
+        let of = |mappings: &[&Mapping], tensors: &[TensorEntry]| stamp(mappings, tensors.iter()).unwrap();
+        let mapped = open();
+        let before = of(&[&mapped], &[]);
+        assert_eq!(of(&[&open()], &[]), before);
         // Same length, and the time of the write set back: the place in the file system is another.
         let other = folder.path().join("b.gguf");
         std::fs::write(&other, b"same lengths").unwrap();
         let modified = path.metadata().unwrap().modified().unwrap();
         File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert_ne!(stamp(&path).unwrap(), before);
-        assert_ne!(stamp(folder.path()).unwrap(), before);
-        assert!(stamp(&folder.path().join("nothing")).is_err());
+        assert_eq!((of(&[&mapped], &[]), &mapped[..]), (before, &b"some weights"[..]));
+        assert_ne!(of(&[&open()], &[]), before);
+        assert_ne!(of(&[&mapped, &open()], &[]), before);
+        let kind = crate::files::tensor_type::of_safetensors_name("F32").unwrap();
+        let tensor = |name: &str, start| TensorEntry {
+            name: name.into(),
+            kind,
+            shape: vec![1],
+            range: start..start + 4,
+        };
+        let tensors = [tensor("a", 0), tensor("b", 4)];
+        let found = of(&[&mapped], &tensors);
+        assert_ne!(found, before);
+        assert_ne!(found, of(&[&mapped], &[tensor("b", 0), tensor("a", 4)]));
     }
 
     #[test]

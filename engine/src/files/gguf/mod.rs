@@ -45,8 +45,8 @@ impl Gguf {
         }
     }
 
-    /// All bytes of the file.
-    pub fn content(&self) -> &[u8] {
+    /// All of the file.
+    pub fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
