@@ -25,6 +25,30 @@ impl Batch {
     }
 }
 
+/// Page tables of steps gone by, kept for those to come: a step has one of its own for each sequence.
+#[derive(Debug, Default)]
+pub(crate) struct PageTables {
+    spare: Vec<Vec<u32>>,
+}
+
+impl PageTables {
+    /// Empties a batch and keeps its tables.
+    pub fn recycle(&mut self, batch: &mut Batch) {
+        // The last first: the first sequence gets the same table again, which is long enough.
+        self.spare.extend(batch.sequences.drain(..).rev().map(|rows| rows.pages));
+        batch.clear();
+    }
+
+    /// A copy of a table with the same room to grow, so that it need not when that does not.
+    pub fn copy(&mut self, pages: &Vec<u32>) -> Vec<u32> {
+        let mut table = self.spare.pop().unwrap_or_default();
+        table.clear();
+        table.reserve_exact(pages.capacity());
+        table.extend_from_slice(pages);
+        table
+    }
+}
+
 /// A decoder-only language model.
 pub trait Decoder: Send {
     fn kv_layout(&self) -> KvLayout;

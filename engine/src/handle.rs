@@ -435,7 +435,7 @@ mod tests {
     }
 
     fn token() -> Event {
-        Event::Token(TokenEvent { token: 1, text: "x".to_owned(), logprob: None })
+        Event::Token(TokenEvent { token: 1, text: "x".into(), logprob: None })
     }
 
     fn finished() -> Event {

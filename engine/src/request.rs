@@ -9,6 +9,8 @@ mod validate;
 
 use std::time::Duration;
 
+use compact_str::CompactString;
+
 pub use self::cache::{CacheHint, Retention};
 pub use self::caller::{Band, Caller};
 
@@ -104,7 +106,8 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct TokenEvent {
     pub token: u32,
-    pub text: String,
+    /// In place where it has at most 24 bytes.
+    pub text: CompactString,
     pub logprob: Option<TokenLogprob>,
 }
 

@@ -29,10 +29,11 @@ fn step_times(streams: usize) -> Vec<Duration> {
     let mut scheduler = Scheduler::new(limits(streams, pages_each * streams * 2));
     let mut events: Vec<SchedulerEvent> = (0..2 * streams as u64).map(arrival).collect();
     let mut times = Vec::new();
+    let mut actions = Actions::default();
     let (mut now, mut decoding) = (Duration::ZERO, 0);
     while times.len() < STEPS && decoding < 100 * STEPS {
         let started = Instant::now();
-        let actions = scheduler.step(now, events.drain(..));
+        scheduler.step_into(now, events.drain(..), &mut actions);
         let took = started.elapsed();
         // Prompts first; then every step is one token of every stream that found a place.
         if actions.outputs.len() == actions.batch.tokens.len() {

@@ -155,6 +155,11 @@ impl Chain {
         Chain { scope, hashes: Vec::new() }
     }
 
+    /// [`Chain::new`] with room for so many names.
+    pub fn with_room(scope: PrefixScope, pages: usize) -> Chain {
+        Chain { scope, hashes: Vec::with_capacity(pages) }
+    }
+
     pub fn shares(&self) -> bool {
         self.scope.shares
     }

@@ -103,7 +103,8 @@ impl PagePool {
             cached: LruList::new(pages),
             retained: RetainedPages::new(pages),
             slots: vec![Slot::default(); pages],
-            sealed: HashMap::with_capacity(pages),
+            // Twice the room: then it never grows, whatever comes and goes.
+            sealed: HashMap::with_capacity(2 * pages),
             owned: 0,
             evictions: 0,
             evicted: Vec::new(),
@@ -172,8 +173,8 @@ impl PagePool {
     }
 
     /// Pages given up since the last call. They still hold what they held, until they are zeroed.
-    pub fn take_evicted(&mut self) -> Vec<NamedPage> {
-        std::mem::take(&mut self.evicted)
+    pub fn drain_evicted(&mut self) -> impl Iterator<Item = NamedPage> {
+        self.evicted.drain(..)
     }
 
     /// A page that was shared since it was sealed; each is named once.
@@ -413,8 +414,8 @@ mod tests {
         let (taken, zero) = allocate(&mut pool, 2);
         assert_eq!((taken, zero), (vec![3, 2], vec![3, 2]));
         assert_eq!(pool.evictions(), 1);
-        assert_eq!(pool.take_evicted(), [named(2, 12)]);
-        assert_eq!(pool.take_evicted(), []);
+        assert_eq!(pool.drain_evicted().collect::<Vec<_>>(), [named(2, 12)]);
+        assert_eq!(pool.drain_evicted().collect::<Vec<_>>(), []);
         let found = [10, 11, 12].map(|name| pool.find(&hash(name)));
         assert_eq!(found, [Some(0), Some(1), None]);
         assert_eq!(counts(&pool), [0, 0, 2, 2]);
@@ -431,7 +432,7 @@ mod tests {
         pool.release(&mut pages);
         pool.evict_all();
         assert_eq!(counts(&pool), [1, 2, 0, 1], "who owns a page keeps it");
-        assert_eq!(pool.take_evicted(), [named(1, 11)]);
+        assert_eq!(pool.drain_evicted().collect::<Vec<_>>(), [named(1, 11)]);
         assert_eq!((pool.find(&hash(10)), pool.find(&hash(11))), (Some(0), None));
         pool.scrub(usize::MAX, &mut Vec::new());
         let mut clean: Vec<u32> = pool.clean().collect();
@@ -484,7 +485,7 @@ mod tests {
         assert_eq!(pool.next_hot(), None);
         assert_eq!(pool.to_write().collect::<Vec<_>>(), [named(0, 0)]);
         pool.evict_all();
-        assert_eq!(pool.take_evicted(), [named(0, 0)]);
+        assert_eq!(pool.drain_evicted().collect::<Vec<_>>(), [named(0, 0)]);
         // A day later it is like all others.
         cache(&mut pool, 2..3, Keep::Retained(Group::new(hash(100), "")));
         pool.advance(Duration::from_secs(25 * 3600));

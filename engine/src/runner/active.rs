@@ -7,6 +7,7 @@ use super::text::{OutputText, TextPiece};
 use crate::inbox::LinePlace;
 use crate::request::{Event, FinishReason, Finished, StopCriteria, Timing, TokenEvent, TokenLogprob};
 use crate::sampler::{Sampler, SamplerScratch, token_logprob};
+use crate::scheduler::ROOM_TOKENS;
 use crate::speculation::{GUESSES_MAX, Guesser, Wish};
 use crate::tokenizer::Tokenizer;
 use crate::{Band, Request};
@@ -79,18 +80,24 @@ impl ActiveRequest {
         stream: EventSender,
         place: LinePlace,
         arrived: Instant,
-        guesser: Option<Guesser>,
+        mut guesser: Option<Guesser>,
     ) -> ActiveRequest {
         let Request { caller, max_new_tokens, sampling, stop, logprobs, prompt_logprobs, .. } = request;
         let mut end_tokens = stop.token_ids.clone();
         if !stop.ignore_eos {
             end_tokens.extend_from_slice(eos_tokens);
         }
+        let room = max_new_tokens.min(ROOM_TOKENS);
+        let mut sampler = Sampler::new(sampling, prompt, end_tokens.clone(), stop.min_tokens);
+        sampler.reserve(room);
+        if let Some(guesser) = &mut guesser {
+            guesser.reserve(room);
+        }
         let scores = |top| PromptScores { prompt: prompt.to_vec(), top, scores: vec![None] };
         ActiveRequest {
             band: caller.band,
             stream,
-            sampler: Sampler::new(sampling, prompt, end_tokens.clone(), stop.min_tokens),
+            sampler,
             text: OutputText::new(&stop),
             stop,
             end_tokens,

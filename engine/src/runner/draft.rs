@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kernels::{KvCache, PAGE_TOKENS, PagedRows, Tensor};
 
 use super::active::ActiveRequest;
-use crate::batch::{Batch, Decoder};
+use crate::batch::{Batch, Decoder, PageTables};
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, SequenceId};
 use crate::speculation::Wish;
@@ -23,6 +23,7 @@ pub(super) struct DraftModel {
     network: Box<dyn Decoder>,
     kv: KvCache,
     batch: Batch,
+    tables: PageTables,
     logits: Tensor,
     scratch: SamplerScratch,
     /// By sequence: tokens whose keys and values are in its cache.
@@ -32,13 +33,17 @@ pub(super) struct DraftModel {
 
 /// A sequence to guess for.
 pub(super) struct Draftable {
-    pub id: SequenceId,
-    /// Its pages, the one of the last token included.
-    pages: Vec<u32>,
+    id: SequenceId,
+    /// Its place in the step's batch, whose pages include the one of the last token.
+    place: usize,
+    /// Its place among the askers.
+    pub asker: usize,
     /// The first position in a page that is this sequence's alone.
     own_from: usize,
     /// Guesses that fit into that page.
     pub room: usize,
+    /// Guesses to make.
+    pub granted: usize,
 }
 
 impl DraftModel {
@@ -47,6 +52,7 @@ impl DraftModel {
             network,
             kv,
             batch: Batch::default(),
+            tables: PageTables::default(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
             computed: BTreeMap::new(),
@@ -66,7 +72,7 @@ impl DraftModel {
     pub fn follow(&mut self, actions: &Actions, requests: &BTreeMap<SequenceId, ActiveRequest>) {
         actions.preempted.iter().for_each(|id| _ = self.computed.remove(id));
         self.computed.retain(|id, _| requests.contains_key(id));
-        self.batch.clear();
+        self.tables.recycle(&mut self.batch);
         for (rows, &id) in actions.batch.sequences.iter().zip(&actions.sequences) {
             let Some(tokens) = requests.get(&id).and_then(ActiveRequest::tokens) else { continue };
             let start = self.start(id, rows.past).max(own_from(rows));
@@ -74,7 +80,7 @@ impl DraftModel {
             // A page that is full now may have other owners from the next step on.
             let fills_page = end / PAGE_TOKENS > start / PAGE_TOKENS;
             if end - start > rows.rows.min(PAGE_TOKENS) || (rows.rows > 1 && end > start) || fills_page {
-                push(&mut self.batch, &tokens[start..end], start, &rows.pages);
+                push(&mut self.batch, &tokens[start..end], start, self.tables.copy(&rows.pages));
                 self.computed.insert(id, end);
             } else {
                 self.computed.insert(id, start);
@@ -92,11 +98,17 @@ impl DraftModel {
     }
 
     /// Whether there is room to guess after the last token of a sequence of this step.
-    pub fn draftable(rows: &PagedRows, id: SequenceId, request: &ActiveRequest) -> Option<Draftable> {
+    pub fn draftable(
+        actions: &Actions,
+        place: usize,
+        asker: usize,
+        request: &ActiveRequest,
+    ) -> Option<Draftable> {
+        let (id, rows) = (actions.sequences[place], &actions.batch.sequences[place]);
         let last = request.tokens()?.len() - 1;
         let room = PAGE_TOKENS - 1 - last % PAGE_TOKENS;
         let fits = last / PAGE_TOKENS < rows.pages.len() && room > 0;
-        fits.then(|| Draftable { id, pages: rows.pages.clone(), own_from: own_from(rows), room })
+        fits.then(|| Draftable { id, place, asker, own_from: own_from(rows), room, granted: 0 })
     }
 
     /// What a guess for `chance` is worth asking for.
@@ -104,38 +116,36 @@ impl DraftModel {
         Wish { guesses, chance, making: self.seconds_a_guess, granted: 0 }
     }
 
-    /// Guesses as many tokens as granted to each, one a step for all together.
+    /// Guesses as many tokens as granted to each, one a step for all together. `batch` is the step they come
+    /// after.
     pub fn guess(
         &mut self,
-        granted: &[(Draftable, usize)],
+        drafting: &[Draftable],
+        batch: &Batch,
         requests: &mut BTreeMap<SequenceId, ActiveRequest>,
     ) -> Duration {
         let began = Instant::now();
-        let most = granted.iter().map(|(_, count)| *count).max().unwrap_or(0);
+        let most = drafting.iter().map(|sequence| sequence.granted).max().unwrap_or(0);
         let mut made = 0;
         for round in 0..most {
-            self.batch.clear();
-            let asking = granted.iter().filter(|(_, count)| round < *count);
-            for (sequence, _) in asking.clone() {
+            self.tables.recycle(&mut self.batch);
+            let asking = drafting.iter().filter(|sequence| round < sequence.granted);
+            for sequence in asking.clone() {
                 let Some(request) = requests.get(&sequence.id) else { continue };
                 let tokens = request.tokens().unwrap_or_default();
                 let last = tokens.len() - 1;
                 let start = self.computed.get(&sequence.id).copied().unwrap_or(last);
                 let start = start.max(sequence.own_from).min(last);
+                let pages = self.tables.copy(&batch.sequences[sequence.place].pages);
                 match round {
-                    0 => push(&mut self.batch, &tokens[start..], start, &sequence.pages),
-                    _ => push(
-                        &mut self.batch,
-                        &request.guesses(round)[round - 1..],
-                        last + round,
-                        &sequence.pages,
-                    ),
+                    0 => push(&mut self.batch, &tokens[start..], start, pages),
+                    _ => push(&mut self.batch, &request.guesses(round)[round - 1..], last + round, pages),
                 }
                 self.batch.logit_rows.push(self.batch.tokens.len() as u32 - 1);
                 self.computed.insert(sequence.id, last + 1);
             }
             self.network.forward(&self.batch, &mut self.kv, &mut self.logits);
-            for (row, (sequence, _)) in asking.enumerate() {
+            for (row, sequence) in asking.enumerate() {
                 if let Some(request) = requests.get_mut(&sequence.id) {
                     request.draft(self.logits.row_mut(row), round, &mut self.scratch);
                     made += 1;
@@ -158,9 +168,9 @@ fn own_from(rows: &PagedRows) -> usize {
 }
 
 /// Adds rows of one sequence.
-fn push(batch: &mut Batch, tokens: &[u32], past: usize, pages: &[u32]) {
+fn push(batch: &mut Batch, tokens: &[u32], past: usize, pages: Vec<u32>) {
     let first_row = batch.tokens.len();
     batch.tokens.extend_from_slice(tokens);
     batch.positions.extend((past..past + tokens.len()).map(|position| position as u32));
-    batch.sequences.push(PagedRows { first_row, rows: tokens.len(), past, pages: pages.to_vec() });
+    batch.sequences.push(PagedRows { first_row, rows: tokens.len(), past, pages });
 }

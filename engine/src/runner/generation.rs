@@ -55,6 +55,8 @@ pub(super) struct GenerationRunner {
     next_id: u64,
     prefixes: Prefixes,
     disk: Option<Disk>,
+    /// The step's, then the memory for those of the next.
+    actions: Actions,
     /// What the scheduler has not been told yet.
     events: Vec<SchedulerEvent>,
     /// Sequences that the step being run finishes. The scheduler hears of them after the step itself, so
@@ -104,6 +106,7 @@ impl GenerationRunner {
             next_id: 0,
             prefixes,
             disk,
+            actions: Actions::default(),
             events: Vec::new(),
             finished: Vec::new(),
             logits: Tensor::default(),
@@ -163,8 +166,8 @@ impl GenerationRunner {
         if let Some(disk) = &self.disk {
             disk.receive(&mut self.kv, &mut self.events);
         }
-        let events = std::mem::take(&mut self.events);
-        let actions = self.scheduler.step(self.started.elapsed(), events);
+        let mut actions = std::mem::take(&mut self.actions);
+        self.scheduler.step_into(self.started.elapsed(), self.events.drain(..), &mut actions);
         self.follow(&actions, counters);
         if let Some(disk) = &self.disk {
             // Before what is written is zeroed.
@@ -176,7 +179,9 @@ impl GenerationRunner {
         if !actions.batch.tokens.is_empty() {
             self.run(&actions, counters);
         }
-        !actions.is_idle()
+        let worked = !actions.is_idle();
+        self.actions = actions;
+        worked
     }
 
     /// When to look again although nothing happened.

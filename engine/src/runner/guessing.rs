@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Counters;
 use super::active::ActiveRequest;
 use super::draft::{DraftModel, Draftable};
-use crate::scheduler::{Actions, Output, OutputKind, SchedulerEvent, SequenceId};
+use crate::scheduler::{Actions, Guesses, Output, OutputKind, SchedulerEvent, SequenceId};
 use crate::speculation::{Planner, Speculation, Wish};
 
 pub(super) struct Guessing {
@@ -21,6 +21,8 @@ pub(super) struct Guessing {
     /// Sequences that may have guesses in the next step.
     askers: Vec<SequenceId>,
     wishes: Vec<Wish>,
+    /// Those of them that the draft model would guess for.
+    drafting: Vec<Draftable>,
     draft: Option<DraftModel>,
     /// Time it took to make the guesses of the present step.
     making: Duration,
@@ -36,6 +38,7 @@ impl Guessing {
             drafts_right: 0,
             askers: Vec::new(),
             wishes: Vec::new(),
+            drafting: Vec::new(),
             draft,
             making: Duration::ZERO,
         }
@@ -116,26 +119,25 @@ impl Guessing {
         if let Some(draft) = &mut self.draft {
             draft.follow(actions, requests);
         }
-        let drafting = self.wish(actions, requests);
+        self.wish(actions, requests);
         self.planner.plan(&mut self.wishes);
-        self.draft(drafting, requests);
+        self.draft(actions, requests);
         for (&id, wish) in self.askers.iter().zip(&self.wishes) {
             if let Some(request) = requests.get(&id).filter(|_| wish.granted > 0) {
-                events.push(SchedulerEvent::Guessed { id, tokens: request.guesses(wish.granted).to_vec() });
+                events.push(SchedulerEvent::Guessed {
+                    id,
+                    tokens: Guesses::new(request.guesses(wish.granted)),
+                });
             }
         }
     }
 
     /// Collects a wish of each asker, and whom the draft model would guess for: whoever its own text
     /// tells less.
-    fn wish(
-        &mut self,
-        actions: &Actions,
-        requests: &mut BTreeMap<SequenceId, ActiveRequest>,
-    ) -> Vec<(usize, Draftable)> {
-        let mut drafting = Vec::new();
+    fn wish(&mut self, actions: &Actions, requests: &mut BTreeMap<SequenceId, ActiveRequest>) {
+        self.drafting.clear();
         self.wishes.clear();
-        for (place, id) in self.askers.iter().enumerate() {
+        for (asker, id) in self.askers.iter().enumerate() {
             let Some(request) = requests.get_mut(id) else {
                 self.wishes.push(Wish::default());
                 continue;
@@ -143,34 +145,25 @@ impl Guessing {
             let mut wish = request.wish();
             if let Some(draft) = &self.draft {
                 let (chance, useful) = (request.draft_chance(), request.useful_guesses());
-                let rows = actions.sequences.iter().position(|other| other == id);
-                let rows = rows.map(|place| &actions.batch.sequences[place]);
-                let draftable = rows.and_then(|rows| DraftModel::draftable(rows, *id, request));
+                let place = actions.sequences.iter().position(|other| other == id);
+                let draftable = place.and_then(|place| DraftModel::draftable(actions, place, asker, request));
                 let is_better = wish.guesses == 0 || wish.chance < chance;
                 if let Some(draftable) = draftable.filter(|_| is_better) {
                     wish = draft.wish(useful.min(draftable.room), chance);
-                    drafting.push((place, draftable));
+                    self.drafting.push(draftable);
                 }
             }
             self.wishes.push(wish);
         }
-        drafting
     }
 
     /// Has the draft model make what it was granted.
-    fn draft(
-        &mut self,
-        drafting: Vec<(usize, Draftable)>,
-        requests: &mut BTreeMap<SequenceId, ActiveRequest>,
-    ) {
+    fn draft(&mut self, actions: &Actions, requests: &mut BTreeMap<SequenceId, ActiveRequest>) {
         let Some(draft) = &mut self.draft else { return };
-        let granted: Vec<(Draftable, usize)> = drafting
-            .into_iter()
-            .map(|(place, draftable)| (draftable, self.wishes[place].granted))
-            .filter(|(_, granted)| *granted > 0)
-            .collect();
-        if !granted.is_empty() {
-            self.making = draft.guess(&granted, requests);
+        self.drafting.iter_mut().for_each(|sequence| sequence.granted = self.wishes[sequence.asker].granted);
+        self.drafting.retain(|sequence| sequence.granted > 0);
+        if !self.drafting.is_empty() {
+            self.making = draft.guess(&self.drafting, &actions.batch, requests);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Tokens to output text: whole characters, cut at stop strings.
 
+use compact_str::CompactString;
+
 use crate::request::StopCriteria;
 use crate::tokenizer::{Detokenizer, Tokenizer};
 
@@ -8,12 +10,14 @@ use crate::tokenizer::{Detokenizer, Tokenizer};
 pub(super) struct OutputText {
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    /// Of the token being added.
+    text: String,
 }
 
 /// What a token adds to the output.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct TextPiece {
-    pub text: String,
+    pub text: CompactString,
     /// Index of the stop string this piece ends at.
     pub matched: Option<usize>,
 }
@@ -23,16 +27,17 @@ impl OutputText {
         OutputText {
             detokenizer: Detokenizer::after_prompt(stop.keep_special_tokens),
             stop: StopMatcher::new(stop.strings.clone(), stop.include_stop_text),
+            text: String::new(),
         }
     }
 
     /// `may_stop` is false as long as too few tokens are generated: then stop strings are text.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: u32, may_stop: bool) -> TextPiece {
-        let mut text = String::new();
-        self.detokenizer.push(tokenizer, token, &mut text);
+        self.text.clear();
+        self.detokenizer.push(tokenizer, token, &mut self.text);
         match may_stop {
-            true => self.stop.push(&text),
-            false => TextPiece { text, matched: None },
+            true => self.stop.push(&self.text),
+            false => TextPiece { text: CompactString::new(&self.text), matched: None },
         }
     }
 
@@ -65,18 +70,19 @@ impl StopMatcher {
 
     fn push(&mut self, text: &str) -> TextPiece {
         if self.strings.is_empty() {
-            return TextPiece { text: text.to_owned(), matched: None };
+            return TextPiece { text: CompactString::new(text), matched: None };
         }
         self.held.push_str(text);
         if let Some((index, start)) = self.first_match() {
             let end = if self.include_match { start + self.strings[index].len() } else { start };
-            let mut text = std::mem::take(&mut self.held);
-            text.truncate(end);
+            let text = CompactString::new(&self.held[..end]);
+            self.held.clear();
             return TextPiece { text, matched: Some(index) };
         }
         let safe = self.held.len() - self.open_length();
-        let rest = self.held.split_off(safe);
-        TextPiece { text: std::mem::replace(&mut self.held, rest), matched: None }
+        let text = CompactString::new(&self.held[..safe]);
+        self.held.drain(..safe);
+        TextPiece { text, matched: None }
     }
 
     fn flush(&mut self) -> String {

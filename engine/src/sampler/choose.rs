@@ -152,6 +152,8 @@ fn walk(weights: impl Iterator<Item = f32>, mut target: f64) -> usize {
 /// Tokens of at least this weight. The most likely one, whose weight is 1, is always among them.
 fn collect(weights: &[f32], weight_min: f32, candidates: &mut Vec<Candidate>) {
     candidates.clear();
+    // Once for all rows.
+    candidates.reserve(weights.len());
     for (token, &weight) in weights.iter().enumerate() {
         if weight > 0.0 && weight >= weight_min {
             candidates.push(Candidate { weight, token: token as u32 });

@@ -60,6 +60,13 @@ impl Sampler {
         Sampler { params, random, masked, min_tokens, generated: 0, seen }
     }
 
+    /// Makes room for so many tokens.
+    pub fn reserve(&mut self, tokens: usize) {
+        if self.penalises() {
+            self.seen.reserve(tokens);
+        }
+    }
+
     /// Chooses the next token. `logits` are left as they were.
     pub fn choose(&mut self, logits: &mut [f32], scratch: &mut SamplerScratch) -> u32 {
         let token = self.peek(logits, 0, scratch);
@@ -71,6 +78,8 @@ impl Sampler {
     /// of that token: from like logits the same token.
     pub fn peek(&self, logits: &mut [f32], ahead: usize, scratch: &mut SamplerScratch) -> u32 {
         scratch.undo.clear();
+        let changed = self.params.logit_bias.len() + self.seen.capacity() + self.masked.len();
+        scratch.undo.reserve(changed);
         self.adjust(logits, &mut scratch.undo);
         let uniform = self.random.uniform((self.generated + ahead) as u64);
         let token = choose::choose(logits, &self.params, uniform, &mut scratch.choose);

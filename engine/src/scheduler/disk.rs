@@ -100,11 +100,11 @@ impl Disk {
 impl Scheduler {
     /// Names what is to be written: pages given up in this step, and hot ones.
     pub(super) fn plan_spills(&mut self, actions: &mut Actions) {
-        let evicted = self.pool.take_evicted();
+        let evicted = self.pool.drain_evicted();
         if !self.limits.has_disk {
             return;
         }
-        evicted.into_iter().for_each(|page| self.disk.spill(page, actions));
+        evicted.for_each(|page| self.disk.spill(page, actions));
         let idle = actions.batch.tokens.is_empty();
         let hot_max = if idle { IDLE_HOT_PAGES_MAX } else { HOT_PAGES_MAX };
         for _ in 0..hot_max {

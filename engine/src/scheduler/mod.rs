@@ -43,13 +43,15 @@ use self::disk::Disk;
 use self::fairness::{AccountId, Fairness};
 pub use self::pace::Pace;
 use self::pace::Price;
+use self::plan::Grant;
 pub use self::prefix::Reused;
 use self::sequence::Sequence;
-pub use self::sequence::SequenceId;
+pub use self::sequence::{ROOM_TOKENS, SequenceId};
 use self::turns::Payer;
 use crate::Caller;
-use crate::batch::Batch;
+use crate::batch::{Batch, PageTables};
 use crate::pages::{ChainHash, NamedPage, PagePool, PrefixScope};
+pub use crate::speculation::Guesses;
 
 /// Bounds of one scheduler. [`Scheduler::new`] raises `step_tokens_max` where it must.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +101,7 @@ pub enum SchedulerEvent {
     /// replaces earlier guesses. Nothing depends on a guess but the time it saves or costs.
     Guessed {
         id: SequenceId,
-        tokens: Vec<u32>,
+        tokens: Guesses,
     },
     /// Finished, failed or cancelled, in whatever state. Its pages are free at once.
     Ended {
@@ -164,6 +166,21 @@ pub struct Actions {
 }
 
 impl Actions {
+    /// Empties them and keeps their memory.
+    fn clear(&mut self, tables: &mut PageTables) {
+        let Actions { spill, restore, zero, batch, sequences, outputs, .. } = self;
+        tables.recycle(batch);
+        spill.clear();
+        restore.clear();
+        zero.clear();
+        sequences.clear();
+        outputs.clear();
+        self.reused.clear();
+        self.admitted.clear();
+        self.preempted.clear();
+        self.stalled.clear();
+    }
+
     /// Nothing to do until the next event.
     pub fn is_idle(&self) -> bool {
         self.zero.is_empty()
@@ -207,6 +224,10 @@ pub struct Scheduler {
     running: BTreeMap<SequenceId, Sequence>,
     /// Those without, by rank: new ones and preempted ones.
     waiting: BTreeMap<SequenceId, Sequence>,
+    // Kept from step to step for their memory alone.
+    tables: PageTables,
+    decoding: Vec<SequenceId>,
+    grants: Vec<Grant>,
 }
 
 impl Scheduler {
@@ -231,24 +252,40 @@ impl Scheduler {
             now: Duration::ZERO,
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            tables: PageTables::default(),
+            decoding: Vec::new(),
+            grants: Vec::new(),
         }
     }
 
     /// Takes in `events` and plans the next step. `now` only ever grows.
     pub fn step(&mut self, now: Duration, events: impl IntoIterator<Item = SchedulerEvent>) -> Actions {
+        let mut actions = Actions::default();
+        self.step_into(now, events, &mut actions);
+        actions
+    }
+
+    /// [`Scheduler::step`] in place of what `actions` held, whose memory it uses again: a step of sequences
+    /// that all decode allocates nothing.
+    pub fn step_into(
+        &mut self,
+        now: Duration,
+        events: impl IntoIterator<Item = SchedulerEvent>,
+        actions: &mut Actions,
+    ) {
         self.take_in(now, events);
         self.pool.advance(now);
-        let mut actions = Actions { stalled: self.stalled(now), ..Actions::default() };
+        actions.clear(&mut self.tables);
+        self.find_stalled(now, &mut actions.stalled);
         self.fairness.begin_step(now);
-        while self.admit_next(now, &mut actions) {}
-        self.plan(&mut actions);
+        while self.admit_next(now, actions) {}
+        self.plan(actions);
         let pairs = |rows: &kernels::PagedRows| rows.rows * rows.past + rows.rows * rows.rows / 2;
         self.step_pairs = actions.batch.sequences.iter().map(pairs).sum();
         let idle = actions.batch.tokens.is_empty();
         let scrub = if idle { self.limits.idle_scrub_pages_max } else { self.limits.scrub_pages_max };
         self.pool.scrub(scrub, &mut actions.zero);
-        self.plan_spills(&mut actions);
-        actions
+        self.plan_spills(actions);
     }
 
     /// Takes in `events` alone, to know who wants a step.
@@ -380,11 +417,11 @@ impl Scheduler {
         self.fairness.end(sequence.account, now);
     }
 
-    fn stalled(&self, now: Duration) -> Vec<SequenceId> {
+    fn find_stalled(&self, now: Duration, stalled: &mut Vec<SequenceId>) {
         let expired = |sequence: &Sequence| {
             sequence.paused_since.is_some_and(|since| since + self.limits.stalled_client_max <= now)
         };
-        self.sequences().filter(|(_, sequence)| expired(sequence)).map(|(id, _)| id).collect()
+        stalled.extend(self.sequences().filter(|(_, sequence)| expired(sequence)).map(|(id, _)| id));
     }
 
     fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {

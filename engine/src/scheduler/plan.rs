@@ -9,6 +9,7 @@ use super::fairness::PromptClaim;
 use super::prefix::Candidate;
 use super::sequence::{Sequence, SequenceId};
 use super::{Actions, Output, OutputKind, Scheduler};
+use crate::batch::PageTables;
 use crate::pages::ChainHash;
 
 /// How often a step's tokens are shared out again, fewer of them, because they would take too long. Who gets
@@ -19,7 +20,8 @@ const SHARING_ROUNDS: usize = 2;
 const CHUNK_MIN: usize = 8;
 
 /// Rows granted to a sequence in this step, and guesses that follow them.
-struct Grant {
+#[derive(Debug)]
+pub(super) struct Grant {
     id: SequenceId,
     rows: usize,
     guesses: usize,
@@ -29,37 +31,39 @@ impl Scheduler {
     /// Fills `actions.batch` with the next step.
     pub(super) fn plan(&mut self, actions: &mut Actions) {
         self.reuse_for_running(actions);
-        let mut grants = self.grant_decodes(actions);
+        let mut grants = std::mem::take(&mut self.grants);
+        self.grant_decodes(&mut grants, actions);
         self.grant_prefills(&mut grants, actions);
         // Whoever was preempted for a stronger sequence after it got its grant has lost it.
         grants.retain(|grant| self.running.contains_key(&grant.id));
-        for Grant { id, rows, guesses } in grants {
+        for Grant { id, rows, guesses } in grants.drain(..) {
             let sequence = self.running.get_mut(&id).expect("just retained");
             let unreached = sequence.prompt_unreached();
-            push_rows(id, sequence, rows, actions);
+            push_rows(id, sequence, rows, &mut self.tables, actions);
             self.fairness.charge_prompt(sequence.account, unreached - sequence.prompt_unreached());
             if sequence.remaining() == 0 {
                 self.fairness.charge_output(sequence.account);
             }
             push_guesses(sequence, guesses, actions);
         }
+        self.grants = grants;
     }
 
     /// One row for each stream that has a token to go on from, and guesses in places left over.
-    fn grant_decodes(&mut self, actions: &mut Actions) -> Vec<Grant> {
-        let ids = self.runnable(|sequence| sequence.remaining() == 1);
+    fn grant_decodes(&mut self, grants: &mut Vec<Grant>, actions: &mut Actions) {
+        let mut ids = std::mem::take(&mut self.decoding);
+        ids.extend(self.runnable(|sequence| sequence.remaining() == 1));
         // Prompts beside the streams keep their part of the step.
         let kept = ids.len() + self.limits.mixed_prefill_tokens_max;
         let mut places = self.limits.step_tokens_max.saturating_sub(kept);
-        let mut grants = Vec::with_capacity(ids.len());
-        for id in ids {
+        for id in ids.drain(..) {
             if self.reserve(id, 1, actions) == 1 {
                 let guesses = self.running[&id].guesses_that_fit().min(places);
                 places -= guesses;
                 grants.push(Grant { id, rows: 1, guesses });
             }
         }
-        grants
+        self.decoding = ids;
     }
 
     /// Chunks of the prompts being prefilled, out of what the decodes leave of the budget.
@@ -213,7 +217,7 @@ impl Scheduler {
     /// Accounts by what was computed for them, so that who goes first computes what several begin with.
     /// Of an account the oldest first, whose share is certain; then those that got least so far.
     fn prefill_order(&self) -> Vec<SequenceId> {
-        let mut order = self.runnable(|sequence| sequence.remaining() > 1);
+        let mut order: Vec<SequenceId> = self.runnable(|sequence| sequence.remaining() > 1).collect();
         let account = |id: &SequenceId| self.running[id].account;
         order.sort_by_key(|id| (self.fairness.turn(account(id)), account(id)));
         for prompts in order.chunk_by_mut(|a, b| account(a) == account(b)) {
@@ -222,9 +226,10 @@ impl Scheduler {
         order
     }
 
-    fn runnable(&self, wanted: impl Fn(&Sequence) -> bool) -> Vec<SequenceId> {
-        let chosen = |(_, sequence): &(&SequenceId, &Sequence)| sequence.is_runnable() && wanted(sequence);
-        self.running.iter().filter(chosen).map(|(&id, _)| id).collect()
+    fn runnable(&self, wanted: impl Fn(&Sequence) -> bool) -> impl Iterator<Item = SequenceId> {
+        let chosen =
+            move |(_, sequence): &(&SequenceId, &Sequence)| sequence.is_runnable() && wanted(sequence);
+        self.running.iter().filter(chosen).map(|(&id, _)| id)
     }
 
     /// Gets pages for the next `rows` tokens of a sequence, at the cost of weaker ones if it must.
@@ -271,7 +276,7 @@ fn limit_scored_rows(sequence: &Sequence, before: usize, rows: usize, scored_lef
 fn push_guesses(sequence: &mut Sequence, count: usize, actions: &mut Actions) {
     let Actions { batch, sequences, outputs, .. } = actions;
     let (Some(rows), Some(&id)) = (batch.sequences.last_mut(), sequences.last()) else { return };
-    for &guess in sequence.take_guesses(count) {
+    for &guess in sequence.take_guesses(count).iter() {
         let row = batch.tokens.len() as u32;
         batch.tokens.push(guess);
         batch.positions.push((rows.past + rows.rows) as u32);
@@ -282,7 +287,13 @@ fn push_guesses(sequence: &mut Sequence, count: usize, actions: &mut Actions) {
 }
 
 /// Appends `rows` rows of a sequence to the batch and counts them as computed.
-fn push_rows(id: SequenceId, sequence: &mut Sequence, rows: usize, actions: &mut Actions) {
+fn push_rows(
+    id: SequenceId,
+    sequence: &mut Sequence,
+    rows: usize,
+    tables: &mut PageTables,
+    actions: &mut Actions,
+) {
     let Actions { batch, sequences, outputs, .. } = actions;
     let first_row = batch.tokens.len();
     let past = sequence.computed;
@@ -290,7 +301,7 @@ fn push_rows(id: SequenceId, sequence: &mut Sequence, rows: usize, actions: &mut
     batch.tokens.extend_from_slice(&sequence.tokens[past..end]);
     batch.positions.extend((past..end).map(|position| position as u32));
     sequences.push(id);
-    batch.sequences.push(PagedRows { first_row, rows, past, pages: sequence.pages.clone() });
+    batch.sequences.push(PagedRows { first_row, rows, past, pages: tables.copy(&sequence.pages) });
 
     let scored = sequence.scored(rows);
     if let Some(from) = &mut sequence.score_from {

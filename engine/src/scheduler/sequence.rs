@@ -1,6 +1,5 @@
 //! One generation as the scheduler sees it: tokens, how many of them are computed, and pages.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -8,7 +7,12 @@ use kernels::PAGE_TOKENS;
 
 use super::fairness::AccountId;
 use crate::pages::{Chain, PrefixScope};
+use crate::speculation::Guesses;
 use crate::{Band, Caller};
+
+/// Tokens there is room for from the start besides the prompt: for so long a sequence's steps allocate
+/// nothing. Longer ones make room by doubling.
+pub const ROOM_TOKENS: usize = 1024;
 
 /// Names a sequence within one scheduler. Ids ascend with arrival, so an id is also its rank: the
 /// smaller, the earlier served.
@@ -28,9 +32,9 @@ pub(super) struct Sequence {
     pub computed: usize,
     pub pages: Vec<u32>,
     /// What may come after the last token.
-    pub guesses: Vec<u32>,
+    pub guesses: Guesses,
     /// Guesses computed in the step whose tokens are being chosen, as far as none was wrong.
-    guessed: VecDeque<u32>,
+    guessed: Guesses,
     /// How many of `pages`, from the first on, are sealed: full, and never written again.
     pub sealed: usize,
     /// Names of its full pages.
@@ -64,21 +68,23 @@ impl Sequence {
     pub fn new(
         caller: Caller,
         account: AccountId,
-        prompt: Vec<u32>,
+        mut prompt: Vec<u32>,
         score_prompt: bool,
         scope: PrefixScope,
     ) -> Sequence {
+        prompt.reserve(ROOM_TOKENS);
+        let pages_room = (prompt.len() + ROOM_TOKENS).div_ceil(PAGE_TOKENS);
         Sequence {
             caller,
             account,
             prompt_tokens: prompt.len(),
             tokens: prompt,
             computed: 0,
-            pages: Vec::new(),
-            guesses: Vec::new(),
-            guessed: VecDeque::new(),
+            pages: Vec::with_capacity(pages_room),
+            guesses: Guesses::default(),
+            guessed: Guesses::default(),
             sealed: 0,
-            chain: Chain::new(scope),
+            chain: Chain::with_room(scope, pages_room),
             prompt_reached: 0,
             score_from: score_prompt.then_some(0),
             paused_since: None,
@@ -91,7 +97,7 @@ impl Sequence {
     /// Goes on with a token. One that was guessed right is computed already; behind a wrong one, what the
     /// cache holds is overwritten as the sequence goes on. Returns whether it was guessed right.
     pub fn push(&mut self, token: u32) -> bool {
-        let right = self.guessed.pop_front() == Some(token);
+        let right = self.guessed.pop_first() == Some(token);
         match right {
             true => self.computed += 1,
             false => self.guessed.clear(),
@@ -102,10 +108,10 @@ impl Sequence {
     }
 
     /// Takes the first `count` guesses into the step being planned.
-    pub fn take_guesses(&mut self, count: usize) -> &VecDeque<u32> {
-        self.guessed.clear();
-        self.guessed.extend(self.guesses.drain(..).take(count));
-        &self.guessed
+    pub fn take_guesses(&mut self, count: usize) -> Guesses {
+        self.guessed = std::mem::take(&mut self.guesses);
+        self.guessed.truncate(count);
+        self.guessed
     }
 
     /// Its pages are gone: all is to be computed again.

@@ -231,7 +231,7 @@ impl World {
         for &page in &actions.zero {
             self.cache[page as usize] = [None; PAGE_TOKENS];
         }
-        assert_eq!(self.scheduler.pool.take_evicted(), [], "pages given up are remembered for ever");
+        assert_eq!(self.scheduler.pool.drain_evicted().count(), 0, "pages given up are remembered for ever");
         self.check_sizes(&actions);
         self.check_pages();
         self.run(&actions);
@@ -339,7 +339,7 @@ impl World {
         let right = self.below(count + 1);
         let tokens: Vec<u32> = (0..count).map(|i| token_at(id, next + i) ^ u32::from(i >= right)).collect();
         if count > 0 {
-            self.events.push(SchedulerEvent::Guessed { id, tokens });
+            self.events.push(SchedulerEvent::Guessed { id, tokens: Guesses::new(&tokens) });
         }
     }
 

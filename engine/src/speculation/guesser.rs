@@ -38,6 +38,11 @@ impl Guesser {
         }
     }
 
+    /// Makes room for so many tokens.
+    pub fn reserve(&mut self, tokens: usize) {
+        self.lookup.reserve(tokens);
+    }
+
     /// Prompt and what came since.
     pub fn tokens(&self) -> &[u32] {
         self.lookup.tokens()

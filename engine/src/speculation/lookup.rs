@@ -34,6 +34,13 @@ impl Lookup {
         Lookup { tokens: tokens.to_vec(), ..Lookup::default() }
     }
 
+    /// Makes room for so many tokens.
+    pub fn reserve(&mut self, tokens: usize) {
+        self.tokens.reserve(tokens);
+        let runs = self.tokens.len() - self.indexed + tokens;
+        self.after.iter_mut().for_each(|map| map.reserve(runs));
+    }
+
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
     }

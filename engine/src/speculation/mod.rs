@@ -25,6 +25,8 @@ mod guesser;
 mod lookup;
 mod plan;
 
+use std::ops::Deref;
+
 pub(crate) use self::guesser::Guesser;
 pub(crate) use self::plan::{Planner, Wish};
 
@@ -41,3 +43,43 @@ pub enum Speculation {
 
 /// Guesses of one sequence in one step.
 pub const GUESSES_MAX: usize = 8;
+
+/// Guessed tokens of one sequence, in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guesses {
+    tokens: [u32; GUESSES_MAX],
+    count: usize,
+}
+
+impl Guesses {
+    /// The first of `guesses`, as many as may be made.
+    pub fn new(guesses: &[u32]) -> Guesses {
+        let count = guesses.len().min(GUESSES_MAX);
+        let mut tokens = [0; GUESSES_MAX];
+        tokens[..count].copy_from_slice(&guesses[..count]);
+        Guesses { tokens, count }
+    }
+
+    pub fn truncate(&mut self, count: usize) {
+        self.count = self.count.min(count);
+    }
+
+    pub fn pop_first(&mut self) -> Option<u32> {
+        let first = self.first().copied()?;
+        self.tokens.copy_within(1.., 0);
+        self.count -= 1;
+        Some(first)
+    }
+
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+}
+
+impl Deref for Guesses {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        &self.tokens[..self.count]
+    }
+}

@@ -84,10 +84,9 @@ impl Detokenizer {
             let tail = append_whole_characters(bytes, text);
             self.pending.extend(tail);
         } else {
-            let mut joined = std::mem::take(&mut self.pending);
-            joined.extend(bytes);
-            let tail = append_whole_characters(&joined, text);
-            self.pending.extend(tail);
+            self.pending.extend(bytes);
+            let rest = append_whole_characters(&self.pending, text).len();
+            self.pending.drain(..self.pending.len() - rest);
         }
     }
 }

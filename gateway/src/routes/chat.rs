@@ -271,7 +271,7 @@ impl ChatFormat {
             return;
         }
         let logprobs = token.logprob.map(|logprob| logprobs::chat([logprob]));
-        self.push_delta(choice, content(token.text), logprobs, None, events);
+        self.push_delta(choice, content(token.text.into_string()), logprobs, None, events);
     }
 }
 

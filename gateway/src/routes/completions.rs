@@ -318,7 +318,7 @@ impl CompletionFormat {
         if token.text.is_empty() && token.logprob.is_none() {
             return;
         }
-        let part = self.parts[choice].output(token.text, token.logprob);
+        let part = self.parts[choice].output(token.text.into_string(), token.logprob);
         self.push(choice, part, None, events);
     }
 }
