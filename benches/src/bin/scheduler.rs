@@ -1,47 +1,90 @@
-//! What planning a step costs: `cargo run --release -p benches --bin scheduler`. Streams of several
-//! principals decode together; others wait. The target is 50 microseconds a step at 256 streams.
+//! What a step costs besides its forward pass: `cargo run --release -p benches --bin scheduler [-- MODEL]`.
+//!
+//! Planning alone, for streams of several principals while others wait: decodes, and decodes beside prompts
+//! that come and go. The target is 50 microseconds a step at 256 streams. With a model, also all that lies
+//! between the end of a forward pass and the beginning of the next, on the engine itself: sampling, text,
+//! guesses, delivery, planning.
 
 use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use engine::batch::Decoder;
+use engine::model::{LoadOptions, Network, load};
 use engine::pages::{ChainHash, Keep, PrefixScope};
 use engine::scheduler::{Actions, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
-use engine::{Band, Caller};
+use engine::{
+    Band, Batch, CacheHint, Caller, Engine, EngineOptions, Event, EventStream, Request, SamplingParams,
+    StopCriteria,
+};
+use kernels::{CpuOptions, Device, KvCache, KvLayout, Tensor};
+
+type Failure = Box<dyn std::error::Error>;
 
 const PRINCIPALS: u64 = 16;
 const PROMPT_TOKENS: usize = 100;
 const STEPS: usize = 1000;
 
-fn main() {
-    println!("| streams | median, us a step | 99th percentile, us |");
-    println!("|---|---|---|");
+/// Tokens that each stream of the engine generates.
+const NEW_TOKENS: usize = 64;
+
+fn main() -> Result<(), Failure> {
+    println!("| streams | planning, median, us a step | p99, us | with prompts, median, us | p99, us |");
+    println!("|---|---|---|---|---|");
     for streams in [32, 256, 1024] {
-        let mut times = step_times(streams);
-        times.sort();
-        let micros = |part: usize| times[times.len() * part / 100].as_secs_f64() * 1e6;
-        println!("| {streams} | {:.1} | {:.1} |", micros(50), micros(99));
+        let [decodes, mixed] = [false, true].map(|with_prompts| step_times(streams, with_prompts));
+        let micros = |times: &[Duration], part: usize| times[times.len() * part / 100].as_secs_f64() * 1e6;
+        let [a, b] = [decodes, mixed].map(|times| [micros(&times, 50), micros(&times, 99)]);
+        println!("| {streams} | {:.1} | {:.1} | {:.1} | {:.1} |", a[0], a[1], b[0], b[1]);
     }
+    let Some(path) = std::env::args().nth(1) else { return Ok(()) };
+    println!("\n| streams | tokens chosen | step, ms | between forward passes, us | share, % |");
+    println!("|---|---|---|---|---|");
+    for streams in [1, 16, 64, 256] {
+        for (how, temperature) in [("most likely", 0.0), ("drawn, top_p 0.95", 0.8)] {
+            let sampling = SamplingParams { temperature, top_p: 0.95, seed: Some(1), ..Default::default() };
+            let (step, between) = engine_times(Path::new(&path), streams, &sampling)?;
+            let share = 100.0 * between.as_secs_f64() / step.as_secs_f64();
+            println!(
+                "| {streams} | {how} | {:.2} | {:.0} | {share:.1} |",
+                step.as_secs_f64() * 1e3,
+                between.as_secs_f64() * 1e6
+            );
+        }
+    }
+    Ok(())
 }
 
-/// Times of steps in which all places are taken and as many sequences wait.
-fn step_times(streams: usize) -> Vec<Duration> {
-    let pages_each = (PROMPT_TOKENS + 2 * STEPS) / kernels::PAGE_TOKENS + 2;
+/// Times of steps in which all places are taken and as many sequences wait. With prompts, one of the streams
+/// ends in each step, and another begins and one more arrives.
+fn step_times(streams: usize, with_prompts: bool) -> Vec<Duration> {
+    let tokens_each = 2 * PROMPT_TOKENS + if with_prompts { 2 * streams } else { 2 * STEPS };
+    let pages_each = tokens_each / kernels::PAGE_TOKENS + 2;
     let mut scheduler = Scheduler::new(limits(streams, pages_each * streams * 2));
-    let mut events: Vec<SchedulerEvent> = (0..2 * streams as u64).map(arrival).collect();
-    let mut times = Vec::new();
-    let mut actions = Actions::default();
-    let (mut now, mut decoding) = (Duration::ZERO, 0);
-    while times.len() < STEPS && decoding < 100 * STEPS {
+    let mut arrived = 2 * streams as u64;
+    let mut events: Vec<SchedulerEvent> = (0..arrived).map(arrival).collect();
+    let (mut times, mut actions) = (Vec::with_capacity(STEPS), Actions::default());
+    let (mut now, mut steps, mut oldest) = (Duration::ZERO, 0, 0);
+    while times.len() < STEPS && steps < 100 * STEPS {
         let started = Instant::now();
         scheduler.step_into(now, events.drain(..), &mut actions);
         let took = started.elapsed();
         // Prompts first; then every step is one token of every stream that found a place.
-        if actions.outputs.len() == actions.batch.tokens.len() {
+        let decodes = actions.outputs.len() == actions.batch.tokens.len();
+        if if with_prompts { oldest > 0 } else { decodes } {
             times.push(took);
         }
         now += Duration::from_millis(10);
-        decoding += 1;
+        steps += 1;
         answer(&actions, &mut events);
+        if with_prompts && (decodes || oldest > 0) {
+            events.push(SchedulerEvent::Ended { id: SequenceId(oldest) });
+            events.push(arrival(arrived));
+            (oldest, arrived) = (oldest + 1, arrived + 1);
+        }
     }
     times
 }
@@ -63,7 +106,8 @@ fn arrival(id: u64) -> SchedulerEvent {
     };
     let root = ChainHash::tenant_root(b"model", &principal);
     let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual, shares: true };
-    let prompt = vec![id as u32; PROMPT_TOKENS];
+    // Of all lengths over a page, so that they do not all fill one in the same step.
+    let prompt = vec![id as u32; PROMPT_TOKENS + (id * 7) as usize % kernels::PAGE_TOKENS];
     SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope }
 }
 
@@ -81,5 +125,120 @@ fn limits(streams: usize, pages: usize) -> SchedulerLimits {
         share_prefixes: true,
         has_disk: false,
         stalled_client_max: Duration::from_secs(60),
+    }
+}
+
+/// When a forward pass of so many sequences began and ended.
+#[derive(Clone, Copy)]
+struct Pass {
+    sequences: usize,
+    began: Instant,
+    ended: Instant,
+}
+
+/// A decoder that writes down when it ran.
+struct Timed {
+    decoder: Box<dyn Decoder>,
+    passes: Arc<Mutex<Vec<Pass>>>,
+}
+
+impl Decoder for Timed {
+    fn kv_layout(&self) -> KvLayout {
+        self.decoder.kv_layout()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.decoder.vocabulary()
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.decoder.weight_bytes()
+    }
+
+    fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
+        let began = Instant::now();
+        self.decoder.forward(batch, kv, logits);
+        let pass = Pass { sequences: batch.sequences.len(), began, ended: Instant::now() };
+        self.passes.lock().expect("nobody panics with it").push(pass);
+    }
+}
+
+/// Medians of a step and of what lies between two forward passes, while so many streams decode.
+fn engine_times(
+    path: &Path,
+    streams: usize,
+    sampling: &SamplingParams,
+) -> Result<(Duration, Duration), Failure> {
+    let device = Device::cpu(CpuOptions::default())?;
+    let mut model = load(&LoadOptions {
+        path,
+        name: Some("model"),
+        context_tokens: None,
+        device: &device,
+        whole_identity: false,
+        packed: None,
+        progress: &|_| {},
+    })?;
+    let Network::Decoder(decoder) = model.network else {
+        return Err("this model makes embeddings; give one that generates text".into());
+    };
+    let passes = Arc::new(Mutex::new(Vec::with_capacity(4096)));
+    model.network = Network::Decoder(Box::new(Timed { decoder, passes: Arc::clone(&passes) }));
+    let options = EngineOptions {
+        running_sequences_max: streams.max(8),
+        step_tokens_max: streams + 512,
+        waiting_requests_max: streams + 1,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::start(vec![model], options)?;
+    let submit = |stream: usize| {
+        engine.submit(Request {
+            model: "model".to_owned(),
+            caller: Caller::default(),
+            prompt: (0..16).map(|i| (1000 + 37 * stream + 7 * i) as u32).collect(),
+            max_new_tokens: NEW_TOKENS,
+            sampling: sampling.clone(),
+            stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
+            logprobs: None,
+            cache: CacheHint::default(),
+            prompt_logprobs: None,
+        })
+    };
+    read((0..streams).map(submit).collect::<Result<Vec<_>, _>>()?);
+    let passes = passes.lock().expect("nobody panics with it");
+    let whole = passes.windows(2).filter(|pair| pair.iter().all(|pass| pass.sequences == streams));
+    let (steps, between): (Vec<Duration>, Vec<Duration>) =
+        whole.map(|pair| (pair[1].began - pair[0].began, pair[1].began - pair[0].ended)).unzip();
+    Ok((median(steps), median(between)))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// Reads all streams on this thread as a server would: woken by each event.
+fn read(mut streams: Vec<EventStream>) {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    while !streams.is_empty() {
+        streams.retain_mut(|stream| {
+            loop {
+                match stream.poll_next(&mut context) {
+                    Poll::Pending => return true,
+                    Poll::Ready(None | Some(Event::Failed(_))) => return false,
+                    Poll::Ready(Some(_)) => {}
+                }
+            }
+        });
+        if !streams.is_empty() {
+            std::thread::park();
+        }
     }
 }
