@@ -1,20 +1,22 @@
 """What many agents see of Janus and of llama.cpp's server: prefixes, conversations, fairness, soaks.
 
-    python3 benches/peers/agents.py [--scenarios NAME ...] [--json FILE] [--soak-seconds 600]
+    python3 benches/peers/agents.py [--scenarios NAME ...] [--json FILE] [--soak-seconds N]
+                                       [--embedding-inputs N]
 
 Each scenario (scenarios.py says what each does) starts its servers on the same model file with the same
 threads and the same room for keys and values, Janus with its defaults otherwise. llama.cpp's server gets
 `-np 16 --kv-unified -c 49152` (all slots share the room), with its own prompt cache on and `cache_prompt`
 in the requests: it then finds as large a part of the conversations' prompts as Janus does. With --json every
-scenario's figures are kept in FILE as soon as they are there; those not named are left as they are.
+scenario's figures are kept in FILE as soon as they are there; those not named are left as they are. A FILE
+of another machine, model or number of threads is refused.
 
     --report-only          measures nothing and prints what FILE holds
     --markdown OUT.md      rewrites that file's block `agents` from FILE
+    --readme OUT.md        the same with the figures most readers look for
 """
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import models
 import report
 import scenarios
 from machine import describe, sentence
-from results import write_json
+from results import read_json, write_json
 from servers import Setup, janus_binary, janus_version, llama_program, llama_version
 
 # Room for keys and values, in tokens: what the conversations need at their ends.
@@ -63,8 +65,16 @@ LABELS = {
     "beside_longest_s": "the longest, ms",
     "long_first_token_s": "the long prompt's first token, s",
     "tokens_meanwhile": "tokens of the stream meanwhile",
+    "inputs": "inputs",
+    "seconds": "all of them, s",
     "inputs_per_s": "inputs a second",
     "times_slower": "beside by alone",
+}
+# Where a figure means something of its own: the 99th percentile of so few values is their largest.
+LABELS_OF = {
+    ("fairness", "alone_p99_s"): f"alone, slowest of {scenarios.VICTIM_REQUESTS}, ms",
+    ("fairness", "beside_greedy_p99_s"): "first token beside the greedy caller, slowest, ms",
+    ("soak", "seconds"): "seconds",
 }
 IN_SECONDS = {"total_s", "long_first_token_s"}
 
@@ -83,7 +93,33 @@ def table(results: dict) -> str:
         for figure, value in ours.items():
             other = shown(figure, theirs[figure]) if figure in theirs else ""
             target = judged(name, figure, value, theirs.get(figure))
-            lines.append(f"| {LABELS[figure]} | {shown(figure, value)} | {other} | {target} |")
+            lines.append(f"| {LABELS_OF.get((name, figure)) or LABELS[figure]} | {shown(figure, value)} | {other} | {target} |")
+    return "\n".join(lines)
+
+
+def summary(results: dict) -> str:
+    """README's table: of each scenario there is the figure that tells most."""
+    rows = [
+        ("conversations", "total_s", "16 agents, 10 turns each, prompts of 1,000 tokens and more: all of it, s"),
+        ("prefix", "hit_s", "first token of a prompt of 1,040, 1,024 of them seen before, ms"),
+        ("restart", "hit_s", "the same after a restart (`--kv-store`), ms"),
+        ("fairness", "beside_greedy_p99_s", "first token beside a caller who keeps the server busy, slowest of {n}, ms"),
+        ("fairness", "alone_p99_s", "the same alone, ms"),
+        ("long_prompt", "beside_p99_s", "between a stream's tokens while a prompt of 7,800 comes in, p99, ms"),
+        ("embeddings", "times_slower", "the same beside a job of {inputs}embeddings, times as long as alone, p99"),
+        ("soak", "last_tenth_p99_s", "the same at the end of a soak{seconds}, 32 clients that come and leave, p99, ms"),
+    ]
+    lines = ["| | Janus | llama.cpp |", "|---|---|---|"]
+    for name, figure, label in rows:
+        figures = results["scenarios"].get(name, {}).get("figures", {})
+        if figure not in (ours := figures.get("janus", {})):
+            continue
+        inputs = f"{ours['inputs']:,} " if "inputs" in ours else ""
+        seconds = f" of {ours['seconds']:.0f} s" if "seconds" in ours else ""
+        label = label.format(n=scenarios.VICTIM_REQUESTS, inputs=inputs, seconds=seconds)
+        theirs = figures.get("llama.cpp", {})
+        other = shown(figure, theirs[figure]) if figure in theirs else ""
+        lines.append(f"| {label} | {shown(figure, ours[figure])}{'×' if figure == 'times_slower' else ''} | {other} |")
     return "\n".join(lines)
 
 
@@ -110,8 +146,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenarios", nargs="+", default=list(scenarios.ALL), choices=list(scenarios.ALL))
     parser.add_argument("--model", default="smollm2-135m-instruct", metavar="NAME_OR_PATH")
     parser.add_argument("--rounds", type=int, default=5, help="first tokens of each kind (default 5)")
-    parser.add_argument("--soak-seconds", type=float, default=600)
-    parser.add_argument("--embedding-inputs", type=int, default=10_000)
+    parser.add_argument(
+        "--soak-seconds", type=positive(float), default=600, metavar="N", help="how long `soak` takes (default 600)"
+    )
+    parser.add_argument(
+        "--embedding-inputs",
+        type=positive(int),
+        default=10_000,
+        metavar="N",
+        help="texts that `embeddings` embeds beside a chat (default 10000)",
+    )
     parser.add_argument("--threads", type=int, default=describe()["cores"])
     parser.add_argument("--isa", help="KERNELS_ISA for Janus: scalar, avx2, ...")
     parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
@@ -119,10 +163,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--readme", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     if arguments.report_only and not arguments.json:
         parser.error("--report-only needs --json FILE")
     return arguments
+
+
+def positive(kind: type):
+    def parse(text: str):
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+        return value
+
+    return parse
 
 
 def measure(arguments: argparse.Namespace, results: dict) -> None:
@@ -152,15 +207,16 @@ def measure(arguments: argparse.Namespace, results: dict) -> None:
 
 def main() -> None:
     arguments = parse()
-    results = {"machine": describe(), "threads": arguments.threads, "model": arguments.model, "scenarios": {}}
-    if arguments.json and arguments.json.exists():
-        results = json.loads(arguments.json.read_text())
+    header = {"machine": describe(), "threads": arguments.threads, "model": arguments.model, "isa": arguments.isa}
+    results = read_json(arguments.json, header, arguments.report_only) or {**header, "scenarios": {}}
     if not arguments.report_only:
         measure(arguments, results)
     where = f"{results['model']}, {results['threads']} threads each on {sentence(results['machine'])}."
     print(f"{where}\n\n{table(results)}")
     if arguments.markdown:
         report.rewrite(arguments.markdown, "agents", f"{where}\n\n{table(results)}")
+    if arguments.readme:
+        report.rewrite(arguments.readme, "agents", summary(results))
 
 
 if __name__ == "__main__":

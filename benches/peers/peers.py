@@ -38,6 +38,7 @@ from servers import (
     janus_version,
     llama_program,
     llama_version,
+    random_prompt,
     sh,
     start,
     together,
@@ -55,11 +56,6 @@ KINDS = ("janus", "llama.cpp")
 # A figure is repeated within a round until it has taken so long, and this often at most.
 REPEAT_SECONDS = 1.5
 REPEATS_MAX = 3
-
-
-def random_prompt(rng: random.Random, tokens: int) -> list[int]:
-    # Ids of plain text in every vocabulary used here.
-    return [rng.randrange(1000, 40000) for _ in range(tokens)]
 
 
 def median_seconds(measure) -> float:

@@ -20,14 +20,7 @@ from pathlib import Path
 class Results:
     def __init__(self, path: Path | None, header: dict, read_only: bool = False):
         self.path = path
-        self.data = {**header, "models": {}}
-        if path and path.exists():
-            self.data = json.loads(path.read_text())
-            changed = [key for key, value in header.items() if self.data.get(key) != value]
-            if changed and not read_only:
-                sys.exit(f"{path} was measured with another {' and '.join(changed)}; give another --json FILE")
-        elif read_only:
-            sys.exit(f"{path} does not exist")
+        self.data = read_json(path, header, read_only) or {**header, "models": {}}
 
     @property
     def models(self) -> dict:
@@ -63,6 +56,18 @@ class Results:
     def save(self) -> None:
         if self.path is not None:
             write_json(self.path, self.data)
+
+
+def read_json(path: Path | None, header: dict, read_only: bool) -> dict | None:
+    """What FILE holds, None where there is none yet; ends the program where that was measured with other values
+    than those of `header`, unless nothing is to be added to it."""
+    if path is None or not path.exists():
+        return sys.exit(f"{path} does not exist") if read_only else None
+    data = json.loads(path.read_text())
+    changed = [key for key, value in header.items() if data.get(key) != value]
+    if changed and not read_only:
+        sys.exit(f"{path} was measured with another {' and '.join(changed)}; give another --json FILE")
+    return data
 
 
 def write_json(path: Path, data: dict) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import servers
-from servers import Server, Setup, together
+from servers import Server, Setup, random_prompt, together
 
 BOTH = ("janus", "llama.cpp")
 JANUS = ("janus",)
@@ -60,10 +60,6 @@ def gaps(arrivals: list[float]) -> list[float]:
     return [after - before for before, after in zip(arrivals, arrivals[1:])]
 
 
-def ids(rng: random.Random, tokens: int) -> list[int]:
-    return [rng.randrange(1000, 40000) for _ in range(tokens)]
-
-
 def words(rng: random.Random, count: int) -> str:
     """Words of a real text in random order: about 1.4 tokens each."""
     return " ".join(rng.choices(WORDS, k=count))
@@ -88,11 +84,11 @@ def first_token_s(server: Server, prompt: list[int]) -> float:
 
 def prefix(lab: Lab) -> dict[str, float]:
     rng = random.Random(1)
-    shared = ids(rng, PREFIX_TOKENS)
+    shared = random_prompt(rng, PREFIX_TOKENS)
     with lab.server() as server:
-        cold = [first_token_s(server, ids(rng, PREFIX_TOKENS + TAIL_TOKENS)) for _ in range(lab.rounds)]
-        first_token_s(server, shared + ids(rng, TAIL_TOKENS))
-        hits = [first_token_s(server, shared + ids(rng, TAIL_TOKENS)) for _ in range(lab.rounds)]
+        cold = [first_token_s(server, random_prompt(rng, PREFIX_TOKENS + TAIL_TOKENS)) for _ in range(lab.rounds)]
+        first_token_s(server, shared + random_prompt(rng, TAIL_TOKENS))
+        hits = [first_token_s(server, shared + random_prompt(rng, TAIL_TOKENS)) for _ in range(lab.rounds)]
     found = {"cold_s": statistics.median(cold), "hit_s": statistics.median(hits)}
     return found | {"times_faster": found["cold_s"] / found["hit_s"]}
 
@@ -100,16 +96,16 @@ def prefix(lab: Lab) -> dict[str, float]:
 def restart(lab: Lab) -> dict[str, float]:
     """The same after the server was stopped and started again, pages kept in a folder."""
     rng = random.Random(2)
-    shared = ids(rng, PREFIX_TOKENS)
+    shared = random_prompt(rng, PREFIX_TOKENS)
     cold, hits = [], []
     with tempfile.TemporaryDirectory() as folder:
         option = ("--kv-store", folder)
         with lab.server(*option) as server:
-            cold = [first_token_s(server, ids(rng, PREFIX_TOKENS + TAIL_TOKENS)) for _ in range(lab.rounds)]
-            first_token_s(server, shared + ids(rng, TAIL_TOKENS))
+            cold = [first_token_s(server, random_prompt(rng, PREFIX_TOKENS + TAIL_TOKENS)) for _ in range(lab.rounds)]
+            first_token_s(server, shared + random_prompt(rng, TAIL_TOKENS))
         for _ in range(lab.rounds):
             with lab.server(*option) as server:
-                hits.append(first_token_s(server, shared + ids(rng, TAIL_TOKENS)))
+                hits.append(first_token_s(server, shared + random_prompt(rng, TAIL_TOKENS)))
     found = {"cold_s": statistics.median(cold), "hit_s": statistics.median(hits)}
     return found | {"times_faster": found["cold_s"] / found["hit_s"]}
 
@@ -164,7 +160,7 @@ def soak(lab: Lab) -> dict[str, float]:
         def client(number: int) -> int:
             rng, requests = random.Random(number), 0
             while not ends.is_set():
-                prompt, tokens = ids(rng, rng.randrange(16, 512)), rng.randrange(16, 128)
+                prompt, tokens = random_prompt(rng, rng.randrange(16, 512)), rng.randrange(16, 128)
                 body = {"prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "temperature": 0.7}
                 leaves = rng.randrange(1, tokens) if rng.random() < CANCELLED else None
                 sent = time.perf_counter()
@@ -186,6 +182,7 @@ def soak(lab: Lab) -> dict[str, float]:
         requests = sum(together([watch, *(lambda n=n: client(n) for n in range(SOAK_CLIENTS))]))
         after = pages_left(server) if lab.kind == "janus" else {}
     return {
+        "seconds": lab.soak_s,
         "requests": requests,
         "second_tenth_p99_s": p99(tenths[1]),
         "last_tenth_p99_s": p99(tenths[-1]),
@@ -219,14 +216,14 @@ def fairness(lab: Lab) -> dict[str, float]:
     fair share, a prompt takes twice as long as alone."""
     greedy, victim = keys = ("greedy-key", "victim-key")
     with lab.server(keys=keys) as server:
-        server.complete(ids(random.Random(1), 64), 4, victim)
+        server.complete(random_prompt(random.Random(1), 64), 4, victim)
         alone = victim_waits(server, victim, random.Random(7))
         ends = threading.Event()
 
         def keep_busy(number: int) -> None:
             rng = random.Random(number)
             while not ends.is_set():
-                server.complete(ids(rng, 512), 64, greedy)
+                server.complete(random_prompt(rng, 512), 64, greedy)
 
         def ask() -> list[float]:
             try:
@@ -243,7 +240,7 @@ def fairness(lab: Lab) -> dict[str, float]:
 
 
 def victim_waits(server: Server, key: str, rng: random.Random) -> list[float]:
-    return [server.complete(ids(rng, 256), 1, key).seconds for _ in range(VICTIM_REQUESTS)]
+    return [server.complete(random_prompt(rng, 256), 1, key).seconds for _ in range(VICTIM_REQUESTS)]
 
 
 # A long prompt beside a running stream.
@@ -254,7 +251,7 @@ def stream_gaps(server: Server, tokens: int, began: threading.Event | None = Non
     sampling = {"ignore_eos": True, "temperature": 0.7, "seed": 1}
     if began is not None:
         began.set()
-    body = {"prompt": ids(random.Random(3), 16), "max_tokens": tokens} | sampling
+    body = {"prompt": random_prompt(random.Random(3), 16), "max_tokens": tokens} | sampling
     return gaps(server.stream("/v1/completions", body).arrivals)
 
 
@@ -267,7 +264,7 @@ def long_prompt(lab: Lab) -> dict[str, float]:
         def arrive() -> None:
             began.wait()
             time.sleep(0.3)
-            took.append(server.complete(ids(random.Random(4), LONG_TOKENS), 1).seconds)
+            took.append(server.complete(random_prompt(random.Random(4), LONG_TOKENS), 1).seconds)
 
         beside = together([lambda: stream_gaps(server, 1200, began), arrive])[0]
         # Only while both ran: the stream's beginning and what follows the prompt's end are left out.
@@ -285,7 +282,7 @@ def long_prompt(lab: Lab) -> dict[str, float]:
     }
 
 
-# Ten thousand embeddings beside a chat.
+# A job of embeddings beside a chat.
 
 BATCH, INPUT_WORDS, STREAM_TOKENS, STREAMS_ALONE = 100, 24, 200, 10
 
@@ -294,7 +291,8 @@ def embeddings(lab: Lab) -> dict[str, float]:
     """A chat stream's tokens alone, and while a job of embeddings runs. The job is a process of its own that
     lets others go first: it takes the place of clients on other machines, and the server has these cores."""
     rng = random.Random(5)
-    batches = [[words(rng, INPUT_WORDS) for _ in range(BATCH)] for _ in range(lab.embedding_inputs // BATCH)]
+    texts = [words(rng, INPUT_WORDS) for _ in range(lab.embedding_inputs)]
+    batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     # Without guesses every step is one token, so that each gap is the time of a step.
     options = ("--model", f"embed={lab.embedding_model}", "--set", "engine.speculation=off")
     with lab.server(*options) as server:
@@ -313,7 +311,7 @@ def embeddings(lab: Lab) -> dict[str, float]:
     median = statistics.median
     found = {"alone_p99_s": p99(alone), "beside_p99_s": p99(beside)}
     found |= {"alone_median_s": median(alone), "beside_median_s": median(beside)}
-    found["inputs_per_s"] = len(batches) * BATCH / job_s
+    found |= {"inputs": len(texts), "seconds": job_s, "inputs_per_s": len(texts) / job_s}
     return found | {"times_slower": found["beside_p99_s"] / found["alone_p99_s"]}
 
 

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -115,6 +116,11 @@ def start(kind: str, binary: Path, setup: Setup) -> "Server":
     command = [binary, "-m", setup.model, "--port", port, "-t", setup.threads, "-tb", setup.threads]
     command += ["-np", setup.slots, "--kv-unified", "-c", setup.context, "--no-webui", *setup.llama_options]
     return Server(command, environment(None), "/health", port, CACHE / "llama.cpp.log")
+
+
+def random_prompt(rng: random.Random, tokens: int) -> list[int]:
+    # Ids of plain text in every vocabulary used here.
+    return [rng.randrange(1000, 40000) for _ in range(tokens)]
 
 
 def environment(isa: str | None) -> dict[str, str]:

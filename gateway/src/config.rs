@@ -23,7 +23,7 @@ pub use client::{Band, Client};
 pub use layers::Sources;
 pub use print::print_default;
 pub use public::Public;
-pub use secret::Secret;
+pub use secret::{Secret, check_private};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -102,7 +102,8 @@ pub struct Auth {
     /// Keys clients send as `Authorization: Bearer KEY`. Better kept in a file or in the environment
     /// (JANUS_AUTH_API_KEYS, separated by commas).
     pub api_keys: Vec<Secret>,
-    /// A file with one key a line; empty lines and lines from `#` on are skipped. Empty: no file.
+    /// A file with one key a line; empty lines and lines from `#` on are skipped. One of this user's own must be
+    /// closed to others (`chmod 600`). Empty: no file.
     pub api_keys_file: String,
     /// Clients by name, each a section `[[auth.clients]]` with `name`, `keys` (a list) or `keys_file`, and
     /// optionally `tenant` (clients of one share cached prompts; default: the name), `weight` (share of the
@@ -229,7 +230,7 @@ pub struct Prefix {
     pub store_dir: String,
     /// What the folder may hold, in MiB; the least recently used go first.
     pub store_mib: usize,
-    /// A file with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored and make its names
+    /// A file, closed to others, with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored and make its names
     /// with. Empty: it is stored in the clear, readable for whoever can read the folder, and named by a secret
     /// in the folder.
     pub store_key_file: String,
@@ -423,7 +424,10 @@ impl Prefix {
         if self.enabled && !self.store_dir.is_empty() {
             let key = match self.store_key_file.as_str() {
                 "" => None,
-                path => Some(engine::StoreKey::read(path.as_ref())?),
+                path => {
+                    check_private(path.as_ref(), "prefix.store_key_file")?;
+                    Some(engine::StoreKey::read(path.as_ref())?)
+                }
             };
             let bytes_max = (self.store_mib as u64).saturating_mul(1 << 20);
             let folder = PathBuf::from(&self.store_dir);

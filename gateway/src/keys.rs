@@ -7,7 +7,7 @@ use std::sync::Arc;
 use engine::Caller;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Auth, Client, ConfigError, Secret};
+use crate::config::{Auth, Client, ConfigError, Secret, check_private};
 
 type Hash = [u8; 32];
 
@@ -106,6 +106,7 @@ fn hashes(listed: &[Secret], file: &str, names: [&'static str; 2]) -> Result<Vec
 }
 
 fn read_file(path: &Path, key: &'static str) -> Result<Vec<Hash>, ConfigError> {
+    check_private(path, key)?;
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
@@ -134,6 +135,10 @@ mod tests {
     fn keys_come_from_both_places() {
         let path = std::env::temp_dir().join(format!("janus-keys-{}", std::process::id()));
         std::fs::write(&path, "# team\nalpha\n\n  beta  # ann\n").unwrap();
+        assert!(
+            ApiKeys::load(&Auth { api_keys_file: path.display().to_string(), ..Auth::default() }).is_err()
+        );
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let file = path.to_string_lossy().into_owned();
         let keys = ApiKeys::load(&Auth {
             api_keys: vec![Secret::new("gamma")],

@@ -13,7 +13,23 @@ pub struct Tally {
     pub isas: Vec<(String, String)>,
 }
 
+/// Tests that cargo ignores by design: the child process of a test of the page store.
+const IGNORED_BY_DESIGN: usize = 1;
+
 impl Tally {
+    /// Why the suite does not count as run, where nothing may be left out: what its tests say themselves, and
+    /// what none of them says.
+    pub fn left_out(&self) -> Vec<String> {
+        let mut why = self.not_run.clone();
+        if self.skipped > IGNORED_BY_DESIGN + self.not_run.len() {
+            why.push(format!("{} tests were skipped; see their suite's output", self.skipped));
+        }
+        if self.passed + self.failed == 0 && self.isas.is_empty() {
+            why.push("there was no test in it".to_owned());
+        }
+        why
+    }
+
     /// Of a suite that this machine lacks the instructions, or an emulator, for.
     pub fn lacking(isa: &str, why: &str) -> Tally {
         Tally { isas: vec![(isa.to_owned(), format!("NOT RUN: {why}"))], ..Tally::default() }
@@ -80,7 +96,7 @@ pub fn print(suites: &[(String, Tally)]) {
         println!("isa {isa}: {outcome}");
     }
     for (name, tally) in suites {
-        tally.not_run.iter().for_each(|why| println!("NOT RUN in {name}: {why}"));
+        tally.left_out().iter().for_each(|why| println!("NOT RUN in {name}: {why}"));
     }
     let passed: usize = suites.iter().map(|(_, tally)| tally.passed).sum();
     let failed: usize = suites.iter().map(|(_, tally)| tally.failed).sum();
@@ -143,6 +159,30 @@ mod tests {
             0,
             &["no model", "no gpu"],
         );
+    }
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let count = |lines: &[&str]| {
+            let mut tally = Tally::default();
+            lines.iter().for_each(|line| tally.read(line));
+            tally.left_out().len()
+        };
+        let cargo = "test result: ok. 9 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
+        for (lines, expected) in [
+            (&[cargo][..], 0),
+            (&[cargo, cargo], 1),
+            (&["NOT RUN: no model", cargo], 1),
+            (&["=== 5 passed in 3.40s ==="], 0),
+            (&["NOT RUN: no server", "=== 5 passed, 1 skipped in 3.40s ==="], 1),
+            (&["=== 5 passed, 4 skipped in 3.40s ==="], 1),
+            (&["ℹ pass 0", "ℹ fail 0"], 1),
+            (&["ℹ pass 0", "ℹ fail 1"], 0),
+            (&[], 1),
+        ] {
+            assert_eq!(count(lines), expected, "{lines:?}");
+        }
+        assert_eq!(Tally::lacking("aarch64", "no emulator").left_out().len(), 0);
     }
 
     #[test]

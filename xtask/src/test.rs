@@ -26,7 +26,7 @@ Arguments:
 
 Environment:
   JANUS_TEST_MODELS    folder of test models (default: $HOME/.cache/janus-test-models); filled by `janus pull`
-  CI                   when set, a test that could not run has failed";
+  CI                   when set, a test that could not run has failed, and so has a suite without any";
 
 /// Models the tests use, by their names in the catalogue.
 const MODELS: &[&str] = &["smollm2-135m-instruct", "all-minilm-l6-v2"];
@@ -53,7 +53,7 @@ pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
     };
     summary::print(&suites);
     let may_leave_out = std::env::var_os("CI").is_none();
-    Ok(suites.iter().all(|(_, tally)| tally.failed == 0 && (may_leave_out || tally.not_run.is_empty())))
+    Ok(suites.iter().all(|(_, tally)| tally.failed == 0 && (may_leave_out || tally.left_out().is_empty())))
 }
 
 fn models_folder() -> anyhow::Result<PathBuf> {

@@ -6,13 +6,9 @@
 //! `benches/peers/perplexity.py` makes perplexities of them. An instruction set is forced by
 //! `KERNELS_ISA`.
 
-use std::path::Path;
-
-use engine::model::{LoadOptions, load};
+use benches::{Failure, load_model};
 use engine::{Caller, Engine, EngineOptions, Event, Request, SamplingParams, StopCriteria};
 use kernels::{CpuOptions, Device, KvFormat};
-
-type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
@@ -24,16 +20,7 @@ fn main() -> Result<(), Failure> {
         None => device,
         Some(other) => return Err(format!("unknown option {other}").into()),
     };
-    let options = LoadOptions {
-        path: Path::new(&path),
-        name: Some("model"),
-        context_tokens: None,
-        device: &device,
-        whole_identity: false,
-        packed: None,
-        progress: &|_| {},
-    };
-    let engine = Engine::start(vec![load(&options)?], EngineOptions::default())?;
+    let engine = Engine::start(vec![load_model(&path, &device)?], EngineOptions::default())?;
     let chunks: Vec<Vec<u32>> = serde_json::from_reader(std::io::stdin().lock())?;
     let scored: Vec<Vec<f32>> =
         chunks.into_iter().map(|chunk| score(&engine, chunk)).collect::<Result<_, _>>()?;

@@ -2,14 +2,12 @@
 //! is filled is zeroed once; the time for that is set against the time its tokens take to compute, so that
 //! throughput without it is known too. The target is 1 % at most.
 
-use std::path::Path;
 use std::time::Instant;
 
+use benches::{Failure, load_model};
 use engine::bench::{BenchOptions, bench};
-use engine::model::{LoadOptions, Network, load};
+use engine::model::Network;
 use kernels::{CpuOptions, Device, KvCache, PAGE_TOKENS};
-
-type Failure = Box<dyn std::error::Error>;
 
 /// More than caches of the processor hold.
 const CACHE_BYTES: usize = 512 << 20;
@@ -18,16 +16,7 @@ const ROUNDS: usize = 5;
 fn main() -> Result<(), Failure> {
     let path = std::env::args().nth(1).ok_or("give the path of a model")?;
     let device = Device::cpu(CpuOptions::default())?;
-    let options = LoadOptions {
-        path: Path::new(&path),
-        name: Some("model"),
-        context_tokens: None,
-        device: &device,
-        whole_identity: false,
-        packed: None,
-        progress: &|_| {},
-    };
-    let mut model = load(&options)?;
+    let mut model = load_model(&path, &device)?;
     let Network::Decoder(decoder) = &mut model.network else {
         return Err("this model makes embeddings; give one that generates text".into());
     };

@@ -23,7 +23,7 @@ const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
 const PROCESSORS: &[&str] = &["cortex-a72", "neoverse-n1", "max"];
 
 /// What runs on each: every kernel, and whole models against their goldens. The engine's other tests do
-/// not depend on the processor, or compare wall times.
+/// not depend on the processor.
 const SUITES: &[(&str, &[&str])] = &[
     ("kernels", &["--package", "kernels"]),
     ("models", &["--package", "engine", "--test", "models", "--test", "step_allocations"]),

@@ -18,7 +18,6 @@ const LAYERS: &[Layer] = &[
     Layer { name: "engine", uses: &["kernels"], speaks_http: false },
     // kernels too: the command line chooses the device.
     Layer { name: "gateway", uses: &["openapi", "engine", "kernels"], speaks_http: true },
-    Layer { name: "loadtest", uses: &["openapi"], speaks_http: true },
     Layer { name: "benches", uses: &["kernels", "openapi", "engine", "gateway"], speaks_http: true },
     Layer { name: "xtask", uses: &[], speaks_http: false },
 ];

@@ -10,7 +10,7 @@ mod source;
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::process::{command, output};
 use crate::root;
@@ -18,17 +18,14 @@ use crate::root;
 pub const HELP: &str = "\
 Checks rules that neither rustc nor clippy knows (under a second).
 
-Usage: cargo xtask tidy [--shrink]
+Usage: cargo xtask tidy
 
 Rules:
   edges    a crate uses only the crates (and third-party families) its layer may; see xtask/src/tidy/edges.rs
-  unsafe   `unsafe` and `cfg(feature = \"cuda\")` stand only in kernels/, each `unsafe` under a SAFETY comment
-  length   no Rust file grows past 600 lines; longer ones are listed in xtask/lengths.txt and may only shrink
+  unsafe   `unsafe` stands only in kernels/, each under a SAFETY comment
+  length   no Rust file is longer than 600 lines
   words    no unfinished-work macros, no package registry's host name in any tracked file
-  docs     files that documents name in backticks exist
-
-Options:
-  --shrink    write today's smaller lengths to xtask/lengths.txt";
+  docs     files that documents name in backticks exist";
 
 /// One thing wrong, with its place.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,10 +71,6 @@ impl Tree {
     fn rust(&self) -> impl Iterator<Item = (&str, &str)> {
         self.files.iter().filter(|(path, _)| path.ends_with(".rs")).map(|(path, text)| (&**path, &**text))
     }
-
-    fn file(&self, wanted: &str) -> Option<&str> {
-        self.files.iter().find(|(path, _)| path == wanted).map(|(_, text)| &**text)
-    }
 }
 
 type Rule = fn(&Tree) -> Vec<Finding>;
@@ -91,10 +84,10 @@ const RULES: &[(&str, Rule)] = &[
 ];
 
 pub fn run(arguments: &[String]) -> anyhow::Result<bool> {
-    let tree = Tree::read(&root())?;
-    if arguments.iter().any(|argument| argument == "--shrink") {
-        length::shrink(&tree, &root())?;
+    if let Some(argument) = arguments.first() {
+        bail!("`tidy` does not know `{argument}`; see `cargo xtask tidy --help`");
     }
+    let tree = Tree::read(&root())?;
     let mut findings = 0;
     for (name, rule) in RULES {
         for finding in rule(&tree) {
