@@ -267,7 +267,7 @@ impl Engine {
             options.clone(),
         );
         for prepared in loading::prepare_all(models, &options, &budget)? {
-            loading::add(&residents, prepared, |resident| {
+            loading::add(&residents, prepared, &options, |resident| {
                 runner.add(resident);
                 Ok(())
             })?;

@@ -13,8 +13,10 @@ use crate::inbox::Command;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::model::{LoadedModel, ModelInfo, Network};
 use crate::packed::PackedWriter;
+use crate::prefix::Prefixes;
 use crate::residents::{ModelStatus, NewServed, Residents, UnloadMode};
 use crate::runner::Resident;
+use crate::scheduler::DiskLimits;
 use crate::{Engine, EngineError, EngineOptions};
 
 /// Tokens of context for which a chat model is worth loading: it has to fit besides the weights.
@@ -104,11 +106,14 @@ impl Engine {
         }
         let mut pages = 0;
         if let Network::Decoder(_) = &model.network {
-            let cache = CacheWish::new(model.page_bytes(), info.context_tokens, &self.inner.options)?;
-            memory.merge(self.make_room(cache.least() * cache.page_bytes, plan.name)?);
-            let free = memory.bytes() - weight_bytes + self.inner.budget.free();
-            pages = cache.pages(free, 1, self.inner.options.kv_share_percent);
-            memory.resize(weight_bytes + pages * cache.page_bytes)?;
+            let options = &self.inner.options;
+            let cache = CacheWish::new(model.page_bytes(), info.context_tokens, options)?;
+            let fixed = weight_bytes + copies_bytes(&model, options);
+            let least = fixed + cache.least() * cache.page_bytes - memory.bytes();
+            memory.merge(self.make_room(least, plan.name)?);
+            let free = memory.bytes() - fixed + self.inner.budget.free();
+            pages = cache.pages(free, 1, options.kv_share_percent);
+            memory.resize(fixed + pages * cache.page_bytes)?;
         }
         let hand_over = |resident| self.inner.inbox.leave_command(Command::Load(Box::new(resident)));
         self.add_to_running(Prepared { model, pages, pinned: plan.pinned, memory }, hand_over)?;
@@ -121,7 +126,7 @@ impl Engine {
         prepared: Prepared,
         hand_over: impl FnOnce(Resident) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        add(&self.inner.residents, prepared, hand_over)?;
+        add(&self.inner.residents, prepared, &self.inner.options, hand_over)?;
         // After all changes: what the thread does not see before it parks, nobody would tell it again.
         self.inner.inbox.wake();
         Ok(())
@@ -180,7 +185,7 @@ pub(crate) fn prepare_all(
 ) -> Result<Vec<Prepared>, EngineError> {
     let mut prepared = Vec::with_capacity(models.len());
     for model in models {
-        let memory = budget.reserve(model.weight_bytes())?;
+        let memory = budget.reserve(model.weight_bytes() + copies_bytes(&model, options))?;
         prepared.push(Prepared { model, pages: 0, pinned: options.pin_first_models, memory });
     }
     let is_decoder = |one: &&Prepared| matches!(one.model.network, Network::Decoder(_));
@@ -198,6 +203,7 @@ pub(crate) fn prepare_all(
 pub(crate) fn add(
     residents: &Residents,
     prepared: Prepared,
+    options: &EngineOptions,
     hand_over: impl FnOnce(Resident) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     let Prepared { mut model, pages, pinned, memory } = prepared;
@@ -209,9 +215,27 @@ pub(crate) fn add(
     };
     let kv_bytes = memory.bytes() - weight_bytes;
     let new = NewServed { info: model.info.clone(), vocabulary, pages, kv_bytes, weight_bytes, pinned };
-    residents.add(new, |served| hand_over(Resident { model, served, memory }))?;
+    // Here, as public prefixes are rendered and tokenised for it, which the engine's thread has no time for.
+    let prefixes = match &model.network {
+        Network::Decoder(network) => {
+            Some(Prefixes::new(&model.identity, network.kv_layout(), &model.info, &options.prefix))
+        }
+        Network::Encoder(_) => None,
+    };
+    residents.add(new, |served| hand_over(Resident { model, served, memory, prefixes }))?;
     unwritten.into_iter().for_each(PackedWriter::start);
     Ok(())
+}
+
+/// What copies of pages take that are on their way to the page store and from it. A draft model's stay here.
+fn copies_bytes(model: &LoadedModel, options: &EngineOptions) -> usize {
+    match &model.network {
+        Network::Decoder(network) if options.prefix.enabled && options.prefix.store.is_some() => {
+            let page_bytes = network.kv_layout().page_bytes();
+            DiskLimits::of(page_bytes).copies_max() * page_bytes
+        }
+        _ => 0,
+    }
 }
 
 /// How many pages a model's cache would like to have.

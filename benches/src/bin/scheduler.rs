@@ -123,7 +123,7 @@ fn limits(streams: usize, pages: usize) -> SchedulerLimits {
         scrub_pages_max: 32,
         idle_scrub_pages_max: 128,
         share_prefixes: true,
-        has_disk: false,
+        disk: None,
         stalled_client_max: Duration::from_secs(60),
     }
 }

@@ -362,3 +362,22 @@ fn caches_take_a_share_of_the_memory_but_no_more_than_can_be_used() {
     }
     assert_eq!(wish.least(), 64);
 }
+
+#[test]
+fn copies_on_their_way_to_the_disk_are_in_the_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = crate::StoreOptions { folder: folder.path().to_owned(), bytes_max: 1 << 20, key: None };
+    let store = Some(crate::PageStore::open(options).unwrap());
+    let prefix = crate::PrefixOptions { store, ..crate::PrefixOptions::default() };
+    let copies = DiskLimits::of(KV_LAYOUT.page_bytes()).copies_max() * KV_LAYOUT.page_bytes();
+    // (Room beside weights and cache, whether there is a store, what both models take)
+    for (prefix, copies) in [(crate::PrefixOptions::default(), 0), (prefix, copies)] {
+        let memory = 2 * (1000 + cache_bytes() + copies);
+        let options = EngineOptions { prefix, ..with_memory(memory) };
+        let engine = Engine::start(vec![model("first", 1000, "a")], options).unwrap();
+        assert_eq!(engine.stats().memory_bytes_used, memory / 2);
+        load(&engine, "second", 1000, "b").unwrap();
+        assert_eq!(engine.stats().memory_bytes_used, memory);
+        assert_eq!(engine.residents()[1].kv_pages, 64, "a whole cache");
+    }
+}

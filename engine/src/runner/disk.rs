@@ -6,7 +6,7 @@ use kernels::KvCache;
 
 use crate::pages::NamedPage;
 use crate::pages::store::{StoreClient, StoreReply};
-use crate::scheduler::SchedulerEvent;
+use crate::scheduler::{DiskLimits, SchedulerEvent};
 
 /// For writing what is only in memory when a model goes: at a few hundred MB/s that is all of a cache.
 const SAVE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -59,15 +59,25 @@ impl Disk {
         }
     }
 
-    /// Writes these pages, the oldest first, waiting for the store where it must. Where that would take too
-    /// long, the oldest are left out.
+    /// Writes these pages, the oldest first, waiting for the store where it must. Where they are more than the
+    /// store holds, or would take too long, the oldest are left out.
     pub fn save(&self, pages: &[NamedPage], kv: &KvCache) {
-        let (began, mut saved, mut next) = (Instant::now(), 0, 0);
+        let copies_max = DiskLimits::of(kv.layout().page_bytes()).spills_max;
+        let (began, mut saved, mut copies) = (Instant::now(), 0, 0);
+        let mut next = pages.len().saturating_sub(self.client.pages_max());
         while let Some(&NamedPage { page, hash, root }) = pages.get(next) {
+            if copies == copies_max {
+                match self.client.reply_within(SAVE_TIME_MAX.saturating_sub(began.elapsed())) {
+                    Some(StoreReply::Written { .. }) => copies -= 1,
+                    Some(_) => {}
+                    None => break,
+                }
+                continue;
+            }
             if !self.client.write_blocking(root, hash, exported(kv, page)) {
                 break;
             }
-            saved += 1;
+            (saved, copies) = (saved + 1, copies + 1);
             next = next_to_save(next + 1, pages.len(), saved, began.elapsed());
         }
         if saved < pages.len() {
@@ -93,6 +103,36 @@ fn exported(kv: &KvCache, page: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::ChainHash;
+    use crate::pages::store::{PageStore, StoreOptions};
+    use crate::testing::KV_LAYOUT;
+
+    #[test]
+    fn of_more_pages_than_the_store_holds_the_newest_are_saved() {
+        let temporary = tempfile::tempdir().unwrap();
+        let kv = KvCache::new(KV_LAYOUT, 40);
+        let page_bytes = KV_LAYOUT.page_bytes();
+        let hash = |page: u32| ChainHash([page as u8; 32]);
+        let pages: Vec<NamedPage> =
+            (0..40).map(|page| NamedPage { page, hash: hash(page), root: ChainHash([99; 32]) }).collect();
+        let bytes_max = 25 * PageStore::file_bytes(page_bytes) + 10;
+        let options = StoreOptions { folder: temporary.path().to_owned(), bytes_max, key: None };
+        let store = PageStore::open(options).unwrap();
+        let disk = Disk::new(store.client([1; 32], page_bytes));
+        disk.save(&pages, &kv);
+        // What is asked for after them is answered after them.
+        assert!(disk.client.read(hash(0), hash(200), 0));
+        while !matches!(disk.client.reply_within(SAVE_TIME_MAX), Some(StoreReply::Read { .. })) {}
+        let client = store.client([1; 32], page_bytes);
+        let mut found = Vec::new();
+        while found.len() < 25 {
+            if let Some(StoreReply::Present(hash)) = client.reply_within(SAVE_TIME_MAX) {
+                found.push(hash);
+            }
+        }
+        assert_eq!(found, (15..40).map(hash).collect::<Vec<_>>());
+        assert_eq!(store.stats().written_pages, 25, "none was written in vain");
+    }
 
     #[test]
     fn the_newest_pages_are_saved_when_there_is_no_time_for_all() {

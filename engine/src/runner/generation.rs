@@ -22,7 +22,9 @@ use crate::request::FinishReason;
 use crate::residents::ModelLease;
 use crate::sampler::SamplerScratch;
 use crate::scheduler::turns::Payer;
-use crate::scheduler::{Actions, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
+use crate::scheduler::{
+    Actions, DiskLimits, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId,
+};
 use crate::speculation::Guesser;
 use crate::tokenizer::Tokenizer;
 use crate::{Caller, EngineOptions, Request};
@@ -78,6 +80,8 @@ impl GenerationRunner {
         options: &EngineOptions,
         started: Instant,
     ) -> GenerationRunner {
+        let page_bytes = kv.layout().page_bytes();
+        let store = options.prefix.store.as_ref().filter(|_| options.prefix.enabled);
         let limits = SchedulerLimits {
             pages: kv.pages(),
             running_sequences_max: options.running_sequences_max,
@@ -89,11 +93,9 @@ impl GenerationRunner {
             scrub_pages_max: SCRUB_PAGES_MAX,
             idle_scrub_pages_max: IDLE_SCRUB_PAGES_MAX,
             share_prefixes: options.prefix.enabled,
-            has_disk: options.prefix.enabled && options.prefix.store.is_some(),
+            disk: store.map(|_| DiskLimits::of(page_bytes)),
             stalled_client_max: options.stalled_client_max,
         };
-        let store = options.prefix.store.as_ref().filter(|_| options.prefix.enabled);
-        let page_bytes = kv.layout().page_bytes();
         let disk = store.map(|store| Disk::new(store.client(prefixes.folder(), page_bytes)));
         GenerationRunner {
             network,
@@ -203,6 +205,19 @@ impl GenerationRunner {
         self.save_pages();
         self.kv.wipe();
         self.guessing.wipe();
+    }
+
+    #[cfg(test)]
+    pub fn kv(&mut self) -> &mut KvCache {
+        &mut self.kv
+    }
+
+    /// Panics when a model is unloaded and its cache holds anything.
+    #[cfg(test)]
+    fn check_wiped(&self) {
+        if std::thread::current().name() == Some(super::held::UNLOAD_THREAD) {
+            assert!((0..self.kv.pages() as u32).all(|page| self.kv.is_zeroed(page)), "a cache was not wiped");
+        }
     }
 
     /// Gives up cached pages, to the disk as far as it takes them, and the memory of all free ones.
@@ -330,6 +345,8 @@ impl GenerationRunner {
     /// Writes cached pages that are only in memory, once.
     fn save_pages(&mut self) {
         if let Some(disk) = self.disk.take() {
+            // Whoever has ended leaves pages in the order in which they are worth keeping.
+            self.scheduler.take_in(self.started.elapsed(), self.events.drain(..));
             disk.save(&self.scheduler.unsaved_pages(), &self.kv);
         }
     }
@@ -369,6 +386,8 @@ impl GenerationRunner {
 impl Drop for GenerationRunner {
     fn drop(&mut self) {
         self.save_pages();
+        #[cfg(test)]
+        self.check_wiped();
     }
 }
 

@@ -1,7 +1,8 @@
 //! A model the thread holds: its runner, its memory, and its end.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -22,6 +23,17 @@ pub(crate) struct Resident {
     pub model: LoadedModel,
     pub served: Arc<Served>,
     pub memory: Reservation,
+    /// Of a chat model.
+    pub prefixes: Option<Prefixes>,
+}
+
+pub(super) const UNLOAD_THREAD: &str = "unload";
+
+/// How a model gets the thread that frees it.
+pub(super) type Spawn = fn(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
+
+pub(super) fn spawn_unload(free: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(UNLOAD_THREAD.to_owned()).spawn(free)
 }
 
 pub(super) struct HeldModel {
@@ -39,11 +51,10 @@ impl HeldModel {
         options: &EngineOptions,
         started: Instant,
     ) -> HeldModel {
-        let Resident { model, served, memory } = resident;
+        let Resident { model, served, memory, prefixes } = resident;
         let runner = match model.network {
             Network::Decoder(network) => {
-                let prefixes =
-                    Prefixes::new(&model.identity, network.kv_layout(), &model.info, &options.prefix);
+                let prefixes = prefixes.expect("a chat model comes with its prefixes");
                 let kv = model.device.kv_cache(network.kv_layout(), served.pages);
                 let draft = model.draft.map(|network| {
                     let kv = model.device.kv_cache(network.kv_layout(), served.pages);
@@ -118,13 +129,20 @@ impl HeldModel {
     }
 
     /// Frees everything on a thread of its own: zeroing and unmapping gigabytes takes longer than a step
-    /// may. Where the system gives no thread, it is dropped here.
-    pub fn free_aside(self) -> Option<JoinHandle<()>> {
+    /// may. Where the system gives no thread, the model is given back: it is to be tried again.
+    pub fn free_aside(self, spawn: Spawn) -> Result<JoinHandle<()>, HeldModel> {
+        let here = Arc::new(Mutex::new(Some(self)));
+        let there = Arc::clone(&here);
+        let take =
+            |place: &Mutex<Option<HeldModel>>| place.lock().unwrap_or_else(PoisonError::into_inner).take();
         let free = move || {
             kernels::host::yield_to_others();
-            self.free();
+            take(&there).into_iter().for_each(HeldModel::free);
         };
-        std::thread::Builder::new().name("unload".to_owned()).spawn(free).ok()
+        spawn(Box::new(free)).map_err(|error| {
+            tracing::warn!(%error, "no thread to unload a model on; it stays for a moment");
+            take(&here).expect("a thread that was not started took nothing")
+        })
     }
 
     fn free(self) {
@@ -152,5 +170,40 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.residents.remove(self.instance);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loading;
+    use crate::memory::MemoryBudget;
+    use crate::testing::{KV_LAYOUT, MockOptions, chat_model};
+
+    #[test]
+    fn a_model_that_gets_no_thread_stays_whole_and_goes_wiped_later() {
+        let (residents, budget) = (Arc::new(Residents::default()), MemoryBudget::new(1 << 20));
+        let options = EngineOptions { kv_bytes_max: 4 * KV_LAYOUT.page_bytes(), ..EngineOptions::default() };
+        let mut held = None;
+        for prepared in
+            loading::prepare_all(vec![chat_model(MockOptions::default())], &options, &budget).unwrap()
+        {
+            let hand_over = |resident| {
+                held = Some(HeldModel::new(resident, Arc::clone(&residents), &options, Instant::now()));
+                Ok(())
+            };
+            loading::add(&residents, prepared, &options, hand_over).unwrap();
+        }
+        let used = budget.used();
+        assert!(used > 0);
+        let mut held = held.unwrap();
+        let ModelRunner::Generate(runner) = &mut held.runner else { panic!("it generates") };
+        runner.kv().import_page(2, &vec![1; KV_LAYOUT.page_bytes()]);
+        let held = held.free_aside(|_| Err(io::Error::other("no thread"))).unwrap_err();
+        assert_eq!((residents.statuses().len(), budget.used()), (1, used), "it is as it was");
+        let Ok(thread) = held.free_aside(spawn_unload) else { panic!("this system has threads") };
+        // Its end panics where a page is not zero.
+        thread.join().unwrap();
+        assert_eq!((residents.statuses().len(), budget.used()), (0, 0));
     }
 }

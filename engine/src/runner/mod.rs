@@ -38,8 +38,8 @@ pub(crate) use self::embedding::Embedding;
 use self::embedding::EmbeddingRunner;
 pub(crate) use self::generation::Generation;
 use self::generation::GenerationRunner;
-use self::held::HeldModel;
 pub(crate) use self::held::Resident;
+use self::held::{HeldModel, spawn_unload};
 #[cfg(test)]
 pub(crate) use self::stream::EventSender;
 pub(crate) use self::stream::{StreamShared, event_channel};
@@ -49,6 +49,9 @@ use crate::residents::{ModelLease, Residents};
 use crate::scheduler::turns::{Kind, Payer, Turn, TurnLimits, Turns};
 use crate::watch::MemoryWatch;
 use crate::{Band, EngineOptions};
+
+/// Until a model that got no thread to be freed on tries again.
+const UNLOAD_RETRY: Duration = Duration::from_millis(200);
 
 /// Everything the thread owns.
 pub(crate) struct Runner {
@@ -278,13 +281,22 @@ impl Runner {
         for held in self.models.iter_mut().filter(|held| held.served.is_cancelled()) {
             held.cancel_all(&mut self.counters);
         }
-        for held in self.models.extract_if(.., |held| held.is_over()) {
-            self.turns.forget_model(held.key());
-            if let ModelRunner::Generate(runner) = &held.runner {
-                self.counters.evictions += runner.pages().evictions();
-                self.counters.restored_pages += runner.restored_pages();
+        let over: Vec<HeldModel> = self.models.extract_if(.., |held| held.is_over()).collect();
+        for held in over {
+            let key = held.key();
+            let (evictions, restored_pages) = match &held.runner {
+                ModelRunner::Generate(runner) => (runner.pages().evictions(), runner.restored_pages()),
+                ModelRunner::Embed(_) => (0, 0),
+            };
+            match held.free_aside(spawn_unload) {
+                Ok(thread) => {
+                    self.turns.forget_model(key);
+                    self.counters.evictions += evictions;
+                    self.counters.restored_pages += restored_pages;
+                    self.freeing.push(thread);
+                }
+                Err(held) => self.models.push(held),
             }
-            self.freeing.extend(held.free_aside());
         }
         self.freeing.retain(|thread| !thread.is_finished());
     }
@@ -306,7 +318,8 @@ impl Runner {
         });
         // A drain that is over has nothing left to cancel.
         let drain_until = drain_until.filter(|&deadline| deadline > now);
-        match stalls.chain(drain_until).min() {
+        let retry = self.models.iter().any(HeldModel::is_over).then(|| now + UNLOAD_RETRY);
+        match stalls.chain(drain_until).chain(retry).min() {
             Some(deadline) => std::thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
             None => std::thread::park(),
         }

@@ -14,9 +14,13 @@ use super::sequence::SequenceId;
 use super::{Actions, Scheduler};
 use crate::pages::{ChainHash, Keep, NamedPage};
 
-/// Pages on their way to the disk, and from it. Each is a copy in memory.
+/// Pages on their way to the disk, and from it.
 const SPILLS_MAX: usize = 12;
 const RESTORES_MAX: usize = 16;
+
+/// What they may take each way, and what one step may copy: a few milliseconds.
+const COPIES_BYTES_MAX: usize = 32 << 20;
+const STEP_COPIES_BYTES_MAX: usize = 8 << 20;
 
 /// Hot pages written beside a step, and when there is nothing else to do.
 const HOT_PAGES_MAX: usize = 1;
@@ -27,6 +31,32 @@ const TRIES_ONE_IN: usize = 16;
 
 /// Weight of the newest read in what a read is expected to take.
 const NEWEST: f64 = 0.2;
+
+/// How many pages may be on their way. Each is a copy in memory, beside the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskLimits {
+    pub spills_max: usize,
+    /// Of those, in one step.
+    pub step_spills_max: usize,
+    pub restores_max: usize,
+}
+
+impl DiskLimits {
+    /// For pages of so many bytes.
+    pub fn of(page_bytes: usize) -> DiskLimits {
+        let within = |bytes_max: usize, pages_max: usize| (bytes_max / page_bytes.max(1)).clamp(1, pages_max);
+        DiskLimits {
+            spills_max: within(COPIES_BYTES_MAX, SPILLS_MAX),
+            step_spills_max: within(STEP_COPIES_BYTES_MAX, SPILLS_MAX),
+            restores_max: within(COPIES_BYTES_MAX, RESTORES_MAX),
+        }
+    }
+
+    /// Pages that are copies.
+    pub fn copies_max(&self) -> usize {
+        self.spills_max + self.restores_max
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Disk {
@@ -89,8 +119,9 @@ impl Disk {
     }
 
     /// Adds a page to what is written, unless it is there or too many are on their way.
-    fn spill(&mut self, page: NamedPage, actions: &mut Actions) {
-        if self.spilling < SPILLS_MAX && self.known.insert(page.hash) {
+    fn spill(&mut self, page: NamedPage, limits: &DiskLimits, actions: &mut Actions) {
+        let has_room = self.spilling < limits.spills_max && actions.spill.len() < limits.step_spills_max;
+        if has_room && self.known.insert(page.hash) {
             self.spilling += 1;
             actions.spill.push(page);
         }
@@ -101,27 +132,23 @@ impl Scheduler {
     /// Names what is to be written: pages given up in this step, and hot ones.
     pub(super) fn plan_spills(&mut self, actions: &mut Actions) {
         let evicted = self.pool.drain_evicted();
-        if !self.limits.has_disk {
-            return;
-        }
-        evicted.for_each(|page| self.disk.spill(page, actions));
+        let Some(limits) = self.limits.disk else { return };
+        evicted.for_each(|page| self.disk.spill(page, &limits, actions));
         let idle = actions.batch.tokens.is_empty();
         let hot_max = if idle { IDLE_HOT_PAGES_MAX } else { HOT_PAGES_MAX };
         for _ in 0..hot_max {
-            if self.disk.spilling == SPILLS_MAX {
+            if self.disk.spilling == limits.spills_max || actions.spill.len() == limits.step_spills_max {
                 break;
             }
             let Some(page) = self.pool.next_hot() else { break };
-            self.disk.spill(page, actions);
+            self.disk.spill(page, &limits, actions);
         }
     }
 
     /// Asks for the pages a running sequence would compute next that are on disk.
     pub(super) fn plan_restores(&mut self, id: SequenceId, actions: &mut Actions) {
         let compute_seconds = self.pace.seconds(PAGE_TOKENS);
-        if !self.limits.has_disk || self.disk.known.is_empty() {
-            return;
-        }
+        let Some(limits) = self.limits.disk.filter(|_| !self.disk.known.is_empty()) else { return };
         let sequence = self.running.get_mut(&id).expect("the caller found it there");
         let Some(first) = sequence.next_page() else { return };
         for index in first.. {
@@ -129,7 +156,7 @@ impl Scheduler {
             if self.disk.restoring.contains_key(&hash) || self.pool.find(&hash).is_some() {
                 continue;
             }
-            if !self.disk.known.contains(&hash) || self.disk.restoring.len() == RESTORES_MAX {
+            if !self.disk.known.contains(&hash) || self.disk.restoring.len() == limits.restores_max {
                 return;
             }
             if self.disk.read_seconds >= compute_seconds && !self.disk.tries_again() {

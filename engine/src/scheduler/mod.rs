@@ -40,6 +40,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::disk::Disk;
+pub use self::disk::DiskLimits;
 use self::fairness::{AccountId, Fairness};
 pub use self::pace::Pace;
 use self::pace::Price;
@@ -72,8 +73,8 @@ pub struct SchedulerLimits {
     pub idle_scrub_pages_max: usize,
     /// Keep full pages for those who come with the same tokens.
     pub share_prefixes: bool,
-    /// Pages can be written to disk and read back.
-    pub has_disk: bool,
+    /// Pages can be written to disk and read back, so many at a time.
+    pub disk: Option<DiskLimits>,
     /// A sequence paused this long is reported in [`Actions::stalled`].
     pub stalled_client_max: Duration,
 }

@@ -120,7 +120,7 @@ impl World {
             prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
             mixed_prefill_time_max: Duration::from_millis(10 + world.below(500) as u64),
             share_prefixes: world.below(8) > 0,
-            has_disk: world.below(2) > 0,
+            disk: (world.below(2) > 0).then(|| DiskLimits::of(1)),
             ..limits(pages)
         };
         world.scheduler = Scheduler::new(world.limits);
@@ -406,7 +406,7 @@ fn limits(pages: usize) -> SchedulerLimits {
         scrub_pages_max: 2,
         idle_scrub_pages_max: 4,
         share_prefixes: true,
-        has_disk: false,
+        disk: None,
         stalled_client_max: Duration::from_secs(1),
     }
 }

@@ -85,6 +85,7 @@ struct Inner {
     arrivals: Arc<Arrivals>,
     /// What names are made with.
     secret: [u8; 32],
+    bytes_max: u64,
     stats: Arc<Mutex<StoreStats>>,
     buffers: Arc<Buffers>,
 }
@@ -243,13 +244,19 @@ impl PageStore {
             .spawn(run)
             .map_err(|error| EngineError::Failed(format!("cannot start a thread: {error}")))?;
         let thread = Some(thread);
-        let inner = Inner { jobs: Some(jobs), thread, arrivals, secret, stats, buffers };
+        let bytes_max = options.bytes_max;
+        let inner = Inner { jobs: Some(jobs), thread, arrivals, secret, bytes_max, stats, buffers };
         Ok(PageStore { inner: Arc::new(inner) })
     }
 
     /// What names of pages and models are made with, so that nobody else can tell what they stand for.
     pub fn secret(&self) -> &[u8; 32] {
         &self.inner.secret
+    }
+
+    /// What a page takes in it.
+    pub fn file_bytes(page_bytes: usize) -> u64 {
+        record::record_bytes(page_bytes) as u64
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -303,6 +310,17 @@ impl StoreClient {
 
     pub fn page_bytes(&self) -> usize {
         self.page_bytes
+    }
+
+    /// So many pages the store holds, if they are all this model's.
+    pub fn pages_max(&self) -> usize {
+        let pages = self.store.inner.bytes_max / PageStore::file_bytes(self.page_bytes);
+        usize::try_from(pages).unwrap_or(usize::MAX)
+    }
+
+    /// What happens next, if it does so soon.
+    pub fn reply_within(&self, wait: Duration) -> Option<StoreReply> {
+        self.replies.recv_timeout(wait).ok()
     }
 
     /// What happened since the last look.

@@ -203,6 +203,22 @@ fn prefixes_survive_a_restart() {
 }
 
 #[test]
+fn of_a_prompt_that_is_cut_short_the_head_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    // Room for three pages.
+    let start = || {
+        let store = open(folder.path(), 3 * PageStore::file_bytes(KV_LAYOUT.page_bytes()));
+        start_with(slow(), options(PrefixOptions { store, ..PrefixOptions::default() }))
+    };
+    let engine = start();
+    let mut running = engine.submit(Request { max_new_tokens: 3000, ..request(&text(200)) }).unwrap();
+    assert!(matches!(running.next_blocking(), Some(Event::Token(_))), "its prompt is in the cache");
+    drop(engine);
+    assert_eq!(read(running).reason(), FinishReason::Cancelled);
+    assert_eq!(ask_cached(&start(), request(&text(200))).1, 96);
+}
+
+#[test]
 fn what_memory_has_no_room_for_comes_back_from_disk() {
     let folder = tempfile::tempdir().unwrap();
     let prefix = PrefixOptions { store: open(folder.path(), 1 << 24), ..PrefixOptions::default() };

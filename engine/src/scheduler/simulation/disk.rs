@@ -7,7 +7,7 @@ use kernels::PAGE_TOKENS;
 use super::{World, limits, scope};
 use crate::Caller;
 use crate::pages::Chain;
-use crate::scheduler::{Actions, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
+use crate::scheduler::{Actions, DiskLimits, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 
 impl World {
     /// Plays the disk, which fails now and then.
@@ -51,7 +51,7 @@ impl World {
 
 /// How many of 400 prompts had a page read, when the first reads take so long and the later ones none.
 fn reads(slow: usize, took: Duration) -> usize {
-    let mut scheduler = Scheduler::new(SchedulerLimits { has_disk: true, ..limits(2000) });
+    let mut scheduler = Scheduler::new(SchedulerLimits { disk: Some(DiskLimits::of(1)), ..limits(2000) });
     let mut read = 0;
     for id in 0..400 {
         let prompt: Vec<u32> = (0..PAGE_TOKENS as u32 + 1).map(|i| id * 1000 + i).collect();
@@ -75,4 +75,45 @@ fn a_slow_disk_is_asked_less_and_trusted_again_once_it_is_quick() {
     assert!((10..60).contains(&all_slow), "{all_slow}");
     let one_slow = reads(1, Duration::from_secs(1));
     assert!((200..400).contains(&one_slow), "{one_slow}");
+}
+
+/// For pages of so many bytes: the most that one step writes, that are on their way to the disk together, and
+/// from it.
+fn on_their_way(page_bytes: usize) -> [usize; 3] {
+    let disk = Some(DiskLimits::of(page_bytes));
+    let mut scheduler = Scheduler::new(SchedulerLimits { disk, step_tokens_max: 10_000, ..limits(100) });
+    let prompt =
+        |id: u32| -> Vec<u32> { (0..40 * PAGE_TOKENS as u32 + 1).map(|i| id * 10_000 + i).collect() };
+    let arrived = |id: u32| {
+        let (id, caller, prompt) = (SequenceId(id.into()), Caller::default(), prompt(id));
+        SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope: scope(0, 0) }
+    };
+    let mut spills = Vec::new();
+    for id in 0..20 {
+        let rows = scheduler.step(Duration::ZERO, [arrived(id)]).batch.tokens.len();
+        assert_eq!(rows, prompt(id).len());
+        let ran = SchedulerEvent::Ran { rows, took: Duration::ZERO };
+        scheduler.take_in(Duration::ZERO, [ran, SchedulerEvent::Ended { id: SequenceId(id.into()) }]);
+        spills.push(scheduler.give_up_cached().spill.len());
+    }
+    let mut chain = Chain::new(scope(0, 0));
+    let stored: Vec<SchedulerEvent> = (0..40)
+        .filter_map(|index| chain.get(index, &prompt(50)))
+        .map(|hash| SchedulerEvent::Stored { hash })
+        .collect();
+    let reads = scheduler.step(Duration::ZERO, stored.into_iter().chain([arrived(50)])).restore.len();
+    [spills.iter().copied().max().unwrap_or(0), spills.iter().sum(), reads]
+}
+
+#[test]
+fn copies_on_their_way_are_bounded_in_number_and_bytes() {
+    for (page_bytes, expected) in [
+        (1, [12, 12, 16]),
+        (1 << 20, [8, 12, 16]),
+        (4 << 20, [2, 8, 8]),
+        // One is always possible.
+        (1 << 30, [1, 1, 1]),
+    ] {
+        assert_eq!(on_their_way(page_bytes), expected, "pages of {page_bytes} bytes");
+    }
 }
