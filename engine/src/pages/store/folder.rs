@@ -141,8 +141,8 @@ impl StoreFolder {
         create_own_folder(path.parent().expect("files stand in the folder of their model"))?;
         let written = write_fragment(&fragment, parts).and_then(|()| fs::rename(&fragment, &path));
         if let Err(error) = written {
-            // Whatever is left of it is removed at the next start at the latest.
-            let _ = fs::remove_file(&fragment);
+            // Whatever is left of it is erased at the next start at the latest.
+            let _ = erase(&fragment);
             return Err(error);
         }
         self.insert(file, bytes);
@@ -269,7 +269,7 @@ fn create_own_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file in place of what has its name.
 fn write_fragment(path: &Path, parts: [&[u8]; 2]) -> io::Result<()> {
-    if let Err(error) = fs::remove_file(path)
+    if let Err(error) = erase(path)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error);
@@ -418,6 +418,29 @@ mod tests {
         }
         assert_eq!(open(temporary.path(), 100).pages(), 1);
         assert!(!fragment.exists() && strangers.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn what_is_left_of_a_write_is_overwritten() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut folder = open(temporary.path(), 100);
+        write(&mut folder, 11, 30);
+        let fragment = folder.file_path(&file(12)).with_extension(FRAGMENT);
+        let witness = |name: &str| {
+            let witness = temporary.path().join(name);
+            fs::hard_link(&fragment, &witness).unwrap();
+            witness
+        };
+        // Of an earlier write of the same page.
+        fs::write(&fragment, "a prompt").unwrap();
+        let before = witness("before");
+        write(&mut folder, 12, 30);
+        assert_eq!(fs::read(before).unwrap(), [0; 8]);
+        // Of one that fails at its end: a folder stands where the page should.
+        folder.remove(&file(12));
+        fs::create_dir(folder.file_path(&file(12))).unwrap();
+        assert!(folder.write(file(12), [b"a", b"prompt"]).is_err());
+        assert!(!fragment.exists() && folder.pages() == 1);
     }
 
     #[test]

@@ -218,58 +218,81 @@ fn keys_are_32_bytes_or_64_digits() {
     assert!(StoreKey::read(&folder.path().join("nothing")).is_err());
 }
 
-/// Names the folder to the child.
+/// Names the folder and the round to the child.
 const FOLDER: &str = "JANUS_TEST_STORE_FOLDER";
+const ROUND: &str = "JANUS_TEST_STORE_ROUND";
 
-/// Writes pages without end, more than fit, and says so after each.
+/// One of four kinds of stores: with a key or none, and small pages of which old ones go, or large ones with
+/// room for all.
+fn open_kind(folder: &Path, kind: usize) -> (PageStore, StoreClient) {
+    let folder = folder.join(kind.to_string());
+    let (page_bytes, pages_max) = if kind < 2 { (PAGE_BYTES, 20) } else { (10 * PAGE_BYTES, 10_000) };
+    let key = (kind % 2 == 1).then_some(StoreKey([7; 32]));
+    let bytes_max = pages_max * PageStore::file_bytes(page_bytes);
+    let store = PageStore::open(StoreOptions { folder, bytes_max, key }).unwrap();
+    let client = store.client(MODEL, page_bytes);
+    (store, client)
+}
+
+fn content_of(index: u32, page_bytes: usize) -> Vec<u8> {
+    content(index).into_iter().cycle().take(page_bytes).collect()
+}
+
+/// Writes pages without end and says so after each.
 #[test]
 #[ignore = "the child of the test below"]
 fn child_writes_until_it_is_killed() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let store = open(Path::new(&folder), 20, None);
-    let client = store.client(MODEL, PAGE_BYTES);
-    for index in 0.. {
-        assert!(client.write_blocking(ROOT, hash(index), content(index)));
+    let round: u32 = std::env::var(ROUND).unwrap().parse().unwrap();
+    let (_store, client) = open_kind(Path::new(&folder), round as usize % 4);
+    for index in round * 10_000.. {
+        assert!(client.write_blocking(ROOT, hash(index), content_of(index, client.page_bytes())));
         println!("\nwritten");
     }
 }
 
+/// A process that writes, killed a moment after it has said so.
+fn kill_a_writer(folder: &Path, round: usize, moment: Duration) {
+    let child = "pages::store::tests::child_writes_until_it_is_killed";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", child, "--ignored", "--nocapture"])
+        .envs([(FOLDER, folder.as_os_str()), (ROUND, round.to_string().as_ref())])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Open until it is dead: it must not end by itself for want of a reader.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == "written"), "the child ended by itself");
+    let began = Instant::now();
+    while began.elapsed() < moment {
+        std::hint::spin_loop();
+    }
+    child.kill().unwrap();
+    let ended = child.wait().unwrap();
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{ended}");
+    drop(lines);
+}
+
 #[test]
 fn a_killed_process_leaves_whole_pages_and_no_others() {
+    use std::hash::{BuildHasher, RandomState};
     let folder = tempfile::tempdir().unwrap();
+    let seed = RandomState::new();
     let mut found = 0;
-    for round in 0..12usize {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "pages::store::tests::child_writes_until_it_is_killed",
-                "--ignored",
-                "--nocapture",
-            ])
-            .env(FOLDER, folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // Open until it is dead: it must not end by itself for want of a reader.
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let pages = lines.by_ref().filter(|line| line == "written").take(1 + 7 * round).count();
-        assert_eq!(pages, 1 + 7 * round, "the child ended by itself");
-        // Somewhere in the middle of whatever it does now.
-        (0..round * 1000).for_each(|_| std::hint::spin_loop());
-        child.kill().unwrap();
-        let ended = child.wait().unwrap();
-        #[cfg(unix)]
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{ended}");
-        drop(lines);
-
-        let store = open(folder.path(), 20, None);
-        let client = store.client(MODEL, PAGE_BYTES);
+    for round in 0..40 {
+        // In the middle of whatever it does then.
+        let moment = Duration::from_micros(seed.hash_one(round) % 4000);
+        println!("round {round}: killed after {moment:?}");
+        kill_a_writer(folder.path(), round, moment);
+        let (store, client) = open_kind(folder.path(), round % 4);
         for hash in present(&client) {
             let index = u32::from_le_bytes(hash.0[..4].try_into().unwrap());
-            assert!(read(&client, ROOT, index) == Some(content(index)), "page {index} after round {round}");
+            let whole = content_of(index, client.page_bytes());
+            assert!(read(&client, ROOT, index) == Some(whole), "page {index} after round {round}");
             found += 1;
         }
         assert_eq!(store.stats().refused_pages, 0);
     }
-    assert!(found > 12, "nothing was ever found");
+    assert!(found > 40, "nothing was ever found");
 }
