@@ -37,9 +37,22 @@ TARGETS = {
     ("restart", "times_faster"): (">=", 10),
     ("fairness", "of_fair_share"): ("<=", 1.2),
     ("embeddings", "times_slower"): ("<=", 1.3),
+    ("soak", "p99_growth"): ("<=", 1.15),
+    ("soak", "rss_growth"): ("<=", 1.05),
+    ("soak", "pages_held_after"): ("<=", 0),
+    ("long_prompt", "of_chunk"): ("<=", 1),
 }
 # Of llama.cpp's figure to Janus'.
 RATIO_TARGETS = {("conversations", "total_s"): 3}
+# Janus' limit for the time of prompt tokens in a step beside streams (`mixed_prefill_time_max` of the engine).
+CHUNK_S = 0.05
+# Figures made of others.
+DERIVED = {
+    ("soak", "p99_growth"): lambda of: of["last_tenth_p99_s"] / of["second_tenth_p99_s"],
+    ("soak", "rss_growth"): lambda of: of["last_tenth_rss_bytes"] / of["second_tenth_rss_bytes"],
+    ("long_prompt", "of_chunk"): lambda of: (of["beside_p99_s"] - of["alone_p99_s"]) / CHUNK_S,
+    ("embeddings", "times_slower_median"): lambda of: of["beside_median_s"] / of["alone_median_s"],
+}
 LABELS = {
     "cold_s": "first token, nothing cached, ms",
     "hit_s": "first token, prefix cached, ms",
@@ -68,13 +81,12 @@ LABELS = {
     "inputs": "inputs",
     "seconds": "all of them, s",
     "inputs_per_s": "inputs a second",
-    "times_slower": "beside by alone",
-}
-# Where a figure means something of its own: the 99th percentile of so few values is their largest.
-LABELS_OF = {
-    ("fairness", "alone_p99_s"): f"alone, slowest of {scenarios.VICTIM_REQUESTS}, ms",
-    ("fairness", "beside_greedy_p99_s"): "first token beside the greedy caller, slowest, ms",
-    ("soak", "seconds"): "seconds",
+    "times_slower": "beside by alone, p99",
+    "times_slower_median": "beside by alone, median",
+    "p99_growth": "between tokens, p99, last by second tenth",
+    "rss_growth": "memory, last by second tenth",
+    "of_chunk": f"later than alone, in chunks of {CHUNK_S * 1e3:.0f} ms",
+    "victim_requests": "requests beside the greedy caller",
 }
 IN_SECONDS = {"total_s", "long_first_token_s"}
 
@@ -89,12 +101,32 @@ def table(results: dict) -> str:
     lines = ["| | Janus | llama.cpp | target |", "|---|---|---|---|"]
     for name, found in results["scenarios"].items():
         lines.append(f"| **{scenarios.ALL[name].title}** | | | |")
-        ours, theirs = found["figures"].get("janus", {}), found["figures"].get("llama.cpp", {})
+        ours, theirs = whole(name, found, "janus"), whole(name, found, "llama.cpp")
         for figure, value in ours.items():
             other = shown(figure, theirs[figure]) if figure in theirs else ""
             target = judged(name, figure, value, theirs.get(figure))
-            lines.append(f"| {LABELS_OF.get((name, figure)) or LABELS[figure]} | {shown(figure, value)} | {other} | {target} |")
+            lines.append(f"| {label(name, figure, ours)} | {shown(figure, value)} | {other} | {target} |")
     return "\n".join(lines)
+
+
+def whole(name: str, found: dict, kind: str) -> dict:
+    """One server's figures, with those made of them."""
+    figures = found["figures"].get(kind, {})
+    derived = {figure: make(figures) for (of, figure), make in DERIVED.items() if of == name and figures}
+    return figures | derived
+
+
+def label(name: str, figure: str, figures: dict) -> str:
+    if (name, figure) == ("soak", "seconds"):
+        return "seconds"
+    text = LABELS[figure]
+    return text.replace("p99", percentile(figures)) if name == "fairness" else text
+
+
+def percentile(figures: dict) -> str:
+    """Of few values the 99th percentile is the largest, and is called so."""
+    asked = figures.get("victim_requests", scenarios.VICTIM_REQUESTS_MIN)
+    return "p99" if asked >= 100 else f"slowest of {asked}"
 
 
 def summary(results: dict) -> str:
@@ -103,23 +135,23 @@ def summary(results: dict) -> str:
         ("conversations", "total_s", "16 agents, 10 turns each, prompts of 1,000 tokens and more: all of it, s"),
         ("prefix", "hit_s", "first token of a prompt of 1,040, 1,024 of them seen before, ms"),
         ("restart", "hit_s", "the same after a restart (`--kv-store`), ms"),
-        ("fairness", "beside_greedy_p99_s", "first token beside a caller who keeps the server busy, slowest of {n}, ms"),
+        ("fairness", "beside_greedy_p99_s", "first token beside a caller who keeps the server busy, {n}, ms"),
         ("fairness", "alone_p99_s", "the same alone, ms"),
         ("long_prompt", "beside_p99_s", "between a stream's tokens while a prompt of 7,800 comes in, p99, ms"),
         ("embeddings", "times_slower", "the same beside a job of {inputs}embeddings, times as long as alone, p99"),
         ("soak", "last_tenth_p99_s", "the same at the end of a soak{seconds}, 32 clients that come and leave, p99, ms"),
     ]
     lines = ["| | Janus | llama.cpp |", "|---|---|---|"]
-    for name, figure, label in rows:
+    for name, figure, text in rows:
         figures = results["scenarios"].get(name, {}).get("figures", {})
         if figure not in (ours := figures.get("janus", {})):
             continue
         inputs = f"{ours['inputs']:,} " if "inputs" in ours else ""
         seconds = f" of {ours['seconds']:.0f} s" if "seconds" in ours else ""
-        label = label.format(n=scenarios.VICTIM_REQUESTS, inputs=inputs, seconds=seconds)
+        text = text.format(n=percentile(ours), inputs=inputs, seconds=seconds)
         theirs = figures.get("llama.cpp", {})
         other = shown(figure, theirs[figure]) if figure in theirs else ""
-        lines.append(f"| {label} | {shown(figure, ours[figure])}{'×' if figure == 'times_slower' else ''} | {other} |")
+        lines.append(f"| {text} | {shown(figure, ours[figure])}{'×' if figure == 'times_slower' else ''} | {other} |")
     return "\n".join(lines)
 
 
