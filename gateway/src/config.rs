@@ -256,6 +256,9 @@ pub struct Limits {
     pub logit_bias_max: usize,
     /// Likely alternatives reported for each token.
     pub logprobs_max: usize,
+    /// Memory for log-probabilities of all requests, in MiB: those of prompts, and of answers that are not
+    /// streamed.
+    pub logprobs_mib: usize,
     /// Messages of one chat.
     pub messages_max: usize,
     /// Inputs of one embeddings request.
@@ -364,6 +367,7 @@ impl Default for Limits {
             stop_tokens_max: 128,
             logit_bias_max: 1024,
             logprobs_max: 20,
+            logprobs_mib: 256,
             messages_max: 4096,
             embedding_inputs_max: 2048,
         }
@@ -512,6 +516,7 @@ impl Config {
             ("models.packed_mib", self.models.packed_mib as u64, 1),
             ("prefix.store_mib", self.prefix.store_mib as u64, 1),
             ("limits.choices_max", limits.choices_max as u64, 1),
+            ("limits.logprobs_mib", limits.logprobs_mib as u64, 1),
             ("limits.messages_max", limits.messages_max as u64, 1),
             ("limits.embedding_inputs_max", limits.embedding_inputs_max as u64, 1),
         ]

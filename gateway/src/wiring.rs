@@ -16,6 +16,7 @@ use crate::host::Hosts;
 use crate::keys::ApiKeys;
 use crate::loader::{Loader, Shelf};
 use crate::routes;
+use crate::routes::logprob_room::LogprobRoom;
 use crate::telemetry::metrics::Metrics;
 
 /// What every layer needs, with or without models; shared by reference.
@@ -47,6 +48,7 @@ pub struct App {
     /// Places for long work on bodies (parsing, tokenising): one a core. A place is held until the work is
     /// done, even if the client that asked for it has left.
     pub workers: Arc<Semaphore>,
+    pub logprob_room: LogprobRoom,
 }
 
 pub type SharedApp = Arc<App>;
@@ -87,6 +89,7 @@ impl Front {
                 models: self.models.clone(),
                 metrics: Arc::clone(&self.metrics),
                 workers: Arc::new(Semaphore::new(cores())),
+                logprob_room: LogprobRoom::new(self.limits.logprobs_mib),
             })
         });
     }

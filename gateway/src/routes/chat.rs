@@ -40,7 +40,7 @@ pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response
     let top_logprobs = top_logprobs(&app, &request)?;
     let sequence = sequence(&app, &model, caller, &mut request, bytes, top_logprobs).await?;
     let sequences = (0..n).map(|index| seeded(&sequence, index)).collect();
-    let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
+    let mut choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM, stream)?;
     let head = ReplyHead::new("chatcmpl-", &model);
     if stream {
         let format = ChatFormat { head, include_usage, opened: vec![false; n] };
@@ -49,7 +49,7 @@ pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response
             Stream { choices, choices_per_prompt: n, format, include_usage, keep_alive }.into_response()
         );
     }
-    let outcomes = collect(choices).await?;
+    let outcomes = collect(&mut choices).await?;
     Ok(json_reply(&reply(head, outcomes, top_logprobs.is_some())))
 }
 

@@ -47,7 +47,7 @@ pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response
         // They are compared by it.
         sequences.iter_mut().for_each(|sequence| _ = sequence.logprobs.get_or_insert(0));
     }
-    let choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM)?;
+    let mut choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM, stream)?;
     let head = ReplyHead::new("cmpl-", &model);
     let parts = echoes.into_iter().map(|echo| Parts::new(wanted, echo)).collect();
     if stream {
@@ -57,7 +57,7 @@ pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response
             Stream { choices, choices_per_prompt: n, format, include_usage, keep_alive }.into_response()
         );
     }
-    let outcomes = collect(choices).await?;
+    let outcomes = collect(&mut choices).await?;
     let usage = UsageSum::of(&outcomes, best_of);
     let chosen = best(outcomes.into_iter().zip(parts).collect(), best_of, n);
     Ok(json_reply(&reply(&head, chosen, usage)))

@@ -11,7 +11,9 @@ use engine::model::{ModelInfo, Task};
 use engine::{Event, EventStream, FinishReason, Finished, ModelLease, TokenLogprob};
 use openapi::Usage;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::logprob_room::entries;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::stack::Timing;
@@ -85,6 +87,8 @@ pub struct Choices {
     running: Vec<Option<Running>>,
     /// Where the next look begins, so that none is always first.
     turn: usize,
+    /// For log-probabilities, as long as any of them are here.
+    _room: OwnedSemaphorePermit,
 }
 
 struct Running {
@@ -96,14 +100,17 @@ impl Choices {
     /// Submits all of them, or none.
     ///
     /// # Errors
-    /// The engine's refusal; `prompt_param` is what the endpoint calls its input.
+    /// The engine's refusal, or that of the room for log-probabilities; `prompt_param` is what the endpoint
+    /// calls its input.
     pub fn submit(
         app: &SharedApp,
         model: &ModelLease,
         requests: Vec<engine::Request>,
         timing: Timing,
         prompt_param: &str,
+        streamed: bool,
     ) -> ApiResult<Choices> {
+        let room = app.logprob_room.take(entries(&requests, model.context_tokens, streamed))?;
         let mut running = Vec::with_capacity(requests.len());
         for request in requests {
             let events = app
@@ -112,7 +119,7 @@ impl Choices {
                 .map_err(|error| ApiError::from_engine(error, prompt_param))?;
             running.push(Some(Running { events, last_token: None }));
         }
-        Ok(Choices { app: Arc::clone(app), timing, running, turn: 0 })
+        Ok(Choices { app: Arc::clone(app), timing, running, turn: 0, _room: room })
     }
 
     pub fn timing(&self) -> Timing {
@@ -171,11 +178,11 @@ pub struct Outcome {
     pub finished: Finished,
 }
 
-/// Reads all choices to their ends.
+/// Reads all choices to their ends; they hold room for what they said until they are dropped.
 ///
 /// # Errors
 /// 500 or 503 as soon as one of them fails or is cancelled.
-pub async fn collect(mut choices: Choices) -> ApiResult<Vec<Outcome>> {
+pub async fn collect(choices: &mut Choices) -> ApiResult<Vec<Outcome>> {
     let mut partial: Vec<Partial> = (0..choices.count()).map(|_| Partial::default()).collect();
     let mut outcomes: Vec<Option<Outcome>> = (0..choices.count()).map(|_| None).collect();
     while let Some((index, event)) = choices.next().await {

@@ -8,6 +8,7 @@ mod completions;
 mod embeddings;
 pub mod generation;
 mod health;
+pub mod logprob_room;
 mod logprobs;
 mod metrics;
 mod models;

@@ -196,3 +196,33 @@ fn a_greedy_client_keeps_nobody_out() {
     let reply = ask("other", "chat", 1).reply();
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
+
+#[test]
+fn log_probabilities_that_are_held_are_bounded() {
+    // Room for about 6,500.
+    let server = start(|config| config.limits.logprobs_mib = 1);
+    let prompt = |tokens: usize| json!({ "model": "base", "prompt": "x".repeat(tokens), "max_tokens": 4 });
+    let chat = json!({ "model": "chat", "messages": [{ "role": "user", "content": "x" }], "logprobs": true });
+    for (path, body, more, status) in [
+        ("/v1/completions", prompt(100), json!({ "echo": true, "logprobs": 20 }), 200),
+        ("/v1/completions", prompt(400), json!({ "echo": true, "logprobs": 20 }), 400),
+        ("/v1/completions", prompt(400), json!({ "echo": true, "logprobs": 2 }), 200),
+        ("/v1/completions", prompt(400), json!({ "logprobs": 20 }), 200),
+        ("/v1/completions", prompt(100), json!({ "echo": true, "logprobs": 20, "n": 4 }), 400),
+        // A prompt's are all made before they are sent.
+        ("/v1/completions", prompt(400), json!({ "echo": true, "logprobs": 20, "stream": true }), 400),
+        ("/v1/completions", prompt(5), json!({ "logprobs": 20, "max_tokens": 400 }), 400),
+        ("/v1/completions", prompt(5), json!({ "logprobs": 20, "max_tokens": 400, "stream": true }), 200),
+        ("/v1/chat/completions", chat.clone(), json!({ "top_logprobs": 20, "max_tokens": 100 }), 200),
+        ("/v1/chat/completions", chat.clone(), json!({ "top_logprobs": 20, "max_tokens": 400 }), 400),
+        ("/v1/chat/completions", chat.clone(), json!({ "top_logprobs": 20 }), 400),
+    ] {
+        let mut body = body;
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let reply = server.post(path, &body.to_string());
+        assert_eq!(reply.status, status, "{path} {more}: {}", reply.text());
+        if status == 400 {
+            assert_eq!(reply.error().1.as_deref(), Some("logprobs"), "{path} {more}");
+        }
+    }
+}
