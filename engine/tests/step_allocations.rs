@@ -1,7 +1,8 @@
 //! A warm step allocates nothing, on any thread. One test in a file of its own, as the count is the whole
 //! process's. It covers
 //!
-//! * the forward pass of every decoder of the golden models, a prompt chunk and decodes together;
+//! * the forward pass of every decoder of the golden models and of SmolLM2, 16-bit and quantised, with keys
+//!   and values in either format, a prompt chunk and decodes together;
 //! * the engine's whole loop while streams decode: looking at clients, planning, forward, sampling
 //!   (greedy, truncated, penalised), text, stop strings, guesses of the text and of a draft model, turns
 //!   between models, delivery of events, figures; over ends of pages, too.
@@ -15,29 +16,44 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use engine::batch::Decoder;
-use engine::model::{LoadedModel, Network};
+use engine::model::{LoadOptions, LoadedModel, Network, load};
 use engine::{
     Batch, CacheHint, Caller, Engine, EngineOptions, Event, EventStream, Request, SamplingParams,
     Speculation, StopCriteria, WatchOptions,
 };
 use kernels::allocations::CountingAllocator;
-use kernels::{KvCache, KvLayout, PagedRows, Tensor};
-use support::{goldens, try_load};
+use kernels::{CpuOptions, Device, KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows, Tensor};
+use support::{SMOLLM2, goldens, real_model, try_load};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Three decodes beside a chunk of 20 rows.
-fn mixed_batch(step: usize) -> Batch {
-    let past = |sequence: usize| 3 + sequence + step;
-    let mut sequences: Vec<PagedRows> =
-        (0..3).map(|i| PagedRows { first_row: i, rows: 1, past: past(i), pages: vec![i as u32] }).collect();
-    sequences.push(PagedRows { first_row: 3, rows: 20, past: 0, pages: vec![3] });
-    let positions = (0..3).map(|i| past(i) as u32).chain(0..20).collect();
-    Batch { tokens: (0..23).map(|i| 5 + i).collect(), positions, sequences, logit_rows: vec![0, 1, 2, 22] }
+/// Rows of the prompt chunk: more than a tile that is expanded at once has.
+const CHUNK: usize = 40;
+
+/// Three decodes after so many tokens and more, beside a chunk.
+fn mixed_batch(past: usize) -> Batch {
+    let sequence = |i: usize, first_row: usize, rows: usize, past: usize| {
+        let pages = (past + rows).div_ceil(PAGE_TOKENS) as u32;
+        PagedRows { first_row, rows, past, pages: (i as u32 * pages..(i as u32 + 1) * pages).collect() }
+    };
+    let mut sequences: Vec<PagedRows> = (0..3).map(|i| sequence(i, i, 1, past)).collect();
+    let chunk = sequence(0, 3, CHUNK, 0);
+    // Its pages come after those of the decodes.
+    let used = 3 * sequences[0].pages.len() as u32;
+    sequences.push(PagedRows { pages: chunk.pages.iter().map(|page| used + page).collect(), ..chunk });
+    let positions = [past as u32; 3].into_iter().chain(0..CHUNK as u32).collect();
+    let rows = 3 + CHUNK as u32;
+    Batch {
+        tokens: (0..rows).map(|i| 5 + i).collect(),
+        positions,
+        sequences,
+        logit_rows: vec![0, 1, 2, rows - 1],
+    }
 }
 
 fn steps(decoder: &mut dyn Decoder, kv: &mut KvCache, logits: &mut Tensor, batches: &[Batch]) -> usize {
@@ -48,23 +64,43 @@ fn steps(decoder: &mut dyn Decoder, kv: &mut KvCache, logits: &mut Tensor, batch
     CountingAllocator::count() - before
 }
 
+/// Whether it is a decoder, whose warm forward passes then allocate nothing.
+fn forward_passes_of(path: &Path, pasts: std::ops::Range<usize>, format: KvFormat) -> bool {
+    let device = Device::cpu(CpuOptions::default()).unwrap().with_kv_format(format);
+    let mut model = load(&LoadOptions {
+        path,
+        name: None,
+        context_tokens: None,
+        device: &device,
+        whole_identity: false,
+        packed: None,
+        progress: &|_| {},
+    })
+    .unwrap();
+    let Network::Decoder(decoder) = &mut model.network else { return false };
+    let pages = 3 * pasts.end.div_ceil(PAGE_TOKENS) + CHUNK.div_ceil(PAGE_TOKENS);
+    let batches: Vec<Batch> = pasts.map(mixed_batch).collect();
+    let mut kv = device.kv_cache(decoder.kv_layout(), pages);
+    let mut logits = Tensor::default();
+    assert!(steps(decoder.as_mut(), &mut kv, &mut logits, &batches) > 0, "the counter counts");
+    let again = steps(decoder.as_mut(), &mut kv, &mut logits, &batches);
+    assert_eq!(again, 0, "{} with keys of {format:?}", path.display());
+    true
+}
+
 fn forward_passes() {
-    let batches: Vec<Batch> = (0..4).map(mixed_batch).collect();
-    let mut checked = 0;
-    for folder in std::fs::read_dir(goldens().join("models")).unwrap() {
-        let folder = folder.unwrap().path();
-        if !folder.join("config.json").is_file() {
-            continue;
+    let folders = std::fs::read_dir(goldens().join("models")).unwrap();
+    let mut paths: Vec<PathBuf> = folders.map(|folder| folder.unwrap().path()).collect();
+    paths.retain(|folder| folder.join("config.json").is_file());
+    paths.push(goldens().join("models/llama/model-q8_0.gguf"));
+    for format in KvFormat::ALL {
+        let decoders = paths.iter().filter(|path| forward_passes_of(path, 3..7, format)).count();
+        assert!(decoders >= 7, "{decoders} decoders");
+        // Decodes that are cut into segments of positions, products of a real model's size.
+        if let Some(path) = real_model(SMOLLM2) {
+            assert!(forward_passes_of(&path, 600..604, format));
         }
-        let mut model = try_load(&folder, None).unwrap();
-        let Network::Decoder(decoder) = &mut model.network else { continue };
-        let mut kv = model.device.kv_cache(decoder.kv_layout(), 4);
-        let mut logits = Tensor::default();
-        assert!(steps(decoder.as_mut(), &mut kv, &mut logits, &batches) > 0, "the counter counts");
-        assert_eq!(steps(decoder.as_mut(), &mut kv, &mut logits, &batches), 0, "{}", folder.display());
-        checked += 1;
     }
-    assert!(checked >= 6, "{checked} decoders");
 }
 
 /// What the process had allocated when a forward pass began, and who was in it.
