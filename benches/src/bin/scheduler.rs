@@ -86,6 +86,7 @@ fn step_times(streams: usize, with_prompts: bool) -> Vec<Duration> {
             (oldest, arrived) = (oldest + 1, arrived + 1);
         }
     }
+    times.sort();
     times
 }
 
@@ -195,7 +196,7 @@ fn engine_times(
         engine.submit(Request {
             model: "model".to_owned(),
             caller: Caller::default(),
-            prompt: (0..16).map(|i| (1000 + 37 * stream + 7 * i) as u32).collect(),
+            prompt: (0..4).map(|i| (1000 + 37 * stream + 7 * i) as u32).collect(),
             max_new_tokens: NEW_TOKENS,
             sampling: sampling.clone(),
             stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
