@@ -4,10 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use engine::Caller;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -98,8 +98,12 @@ fn is_sane(id: &HeaderValue) -> bool {
     !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(allowed)
 }
 
-async fn observe(State(front): State<SharedFront>, request: Request, next: Next) -> Response {
-    let arrived = arrived(&request);
+async fn observe(
+    State(front): State<SharedFront>,
+    Extension(Timing { arrived, .. }): Extension<Timing>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut observed = Observed {
         front,
         method: request.method().clone(),
@@ -114,10 +118,6 @@ async fn observe(State(front): State<SharedFront>, request: Request, next: Next)
     response.headers_mut().insert(PROCESSING_MS, processing_ms);
     UntilSent::hold(response.extensions_mut(), observed);
     response
-}
-
-fn arrived(request: &Request) -> Instant {
-    request.extensions().get::<Timing>().map_or_else(Instant::now, |timing| timing.arrived)
 }
 
 /// Reports a request when it is dropped: when its response is sent, or when its client left.
@@ -249,9 +249,12 @@ async fn limit_body(State(front): State<SharedFront>, request: Request, next: Ne
     next.run(request).await
 }
 
-async fn meet_deadline(request: Request, next: Next) -> Response {
-    let Some(timing) = request.extensions().get::<Timing>().copied() else { return next.run(request).await };
-    match tokio::time::timeout_at(timing.deadline.into(), next.run(request)).await {
+async fn meet_deadline(
+    Extension(Timing { deadline, .. }): Extension<Timing>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match tokio::time::timeout_at(deadline.into(), next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::deadline().into_response(),
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::Request;
 use axum::response::Response;
 use engine::model::ModelInfo;
@@ -20,18 +21,23 @@ use serde_json::{Map, Value};
 
 use super::body::{check_size, json_reply, read_json, run_sized};
 use super::cache::CacheFields;
-use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model, timing};
+use super::generation::{Choices, Outcome, ReplyHead, UsageSum, collect, generating_model};
 use super::sampling::{Fields, at_most, choices, streaming};
 use super::{logprobs, unsupported};
 use crate::caller;
 use crate::error::{ApiError, ApiResult};
 use crate::sse::{Events, Format, Stream};
+use crate::stack::Timing;
 use crate::wiring::{App, Loaded};
 
 const PROMPT_PARAM: &str = "messages";
 
-pub async fn create(Loaded(app): Loaded, request: Request) -> ApiResult<Response> {
-    let (timing, caller) = (timing(&app, &request), caller::of(&request));
+pub async fn create(
+    Loaded(app): Loaded,
+    Extension(timing): Extension<Timing>,
+    request: Request,
+) -> ApiResult<Response> {
+    let caller = caller::of(&request);
     let (mut request, bytes) = read_json::<ChatRequest>(&app, request).await?;
     unsupported::check_chat(&request)?;
     let model = generating_model(&app, &request.model).await?;

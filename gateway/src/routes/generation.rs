@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::extract::Request;
 use engine::model::{ModelInfo, Task};
 use engine::{Event, EventStream, FinishReason, Finished, ModelLease, TokenLogprob};
 use openapi::Usage;
@@ -54,15 +53,6 @@ fn fingerprint(model: &ModelInfo) -> String {
     let digest = Sha256::digest(identity.as_bytes());
     let hex: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
     format!("fp_{hex}")
-}
-
-/// When the request arrived and must end.
-pub fn timing(app: &App, request: &Request) -> Timing {
-    request.extensions().get::<Timing>().copied().unwrap_or_else(|| {
-        let arrived = Instant::now();
-        let deadline = arrived + std::time::Duration::from_millis(app.server.request_deadline_ms);
-        Timing { arrived, deadline }
-    })
 }
 
 /// The model called `name`, if it generates text.
