@@ -82,9 +82,15 @@ fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<
 #[test]
 fn every_format_is_near_the_float_product_and_equal_on_every_isa() {
     for format in FORMATS {
-        for (rows, columns, batch) in
-            [(1, 256, 1), (16, 256, 2), (33, 512, 7), (48, 768, 13), (20, 256, 40), (70, 512, 35)]
-        {
+        for (rows, columns, batch) in [
+            (1, 256, 1),
+            (16, 256, 2),
+            (33, 512, 7),
+            (48, 768, 13),
+            (33, 512, 16),
+            (20, 256, 40),
+            (70, 512, 35),
+        ] {
             let mut random = Seeded::new((rows * columns + batch) as u64);
             let bytes = random_weights(format, rows, columns, &mut random);
             let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
@@ -215,20 +221,24 @@ fn layers_of_different_formats_share_one_call() {
 
 #[test]
 fn a_row_does_not_depend_on_the_batch_around_it() {
-    let mut random = Seeded::new(11);
-    let (rows, columns) = (64, 512);
-    let bytes = random_weights(Format::Q4_1, rows, columns, &mut random);
-    let weight = WeightView::new(Format::Q4_1, rows, columns, &bytes).unwrap();
-    let mut x = Tensor::zeros(31, columns);
-    x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-1.0, 1.0));
-    for_each_isa(|isa| {
-        let together = product(isa, 2, weight, &x);
-        for row in 0..x.rows() {
-            let mut alone = Tensor::zeros(1, columns);
-            alone.row_mut(0).copy_from_slice(x.row(row));
-            assert_eq!(product(isa, 1, weight, &alone), together[row * rows..][..rows]);
-        }
-    });
+    // The second has 17 blocks, no whole number of super-blocks.
+    for (format, rows, columns) in [(Format::Q4_1, 64, 512), (Format::Q8_0, 20, 544), (Format::Q6_K, 20, 512)]
+    {
+        let mut random = Seeded::new(11);
+        let bytes = random_weights(format, rows, columns, &mut random);
+        let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
+        let mut x = Tensor::zeros(31, columns);
+        x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-1.0, 1.0));
+        for_each_isa(|isa| {
+            let together = product(isa, 2, weight, &x);
+            for row in 0..x.rows() {
+                let mut alone = Tensor::zeros(1, columns);
+                alone.row_mut(0).copy_from_slice(x.row(row));
+                let expected = product(isa, 1, weight, &alone);
+                assert_eq!(expected, together[row * rows..][..rows], "{} on {isa}", format.name());
+            }
+        });
+    }
 }
 
 /// Where sums in 16 bits come nearest to an overflow: every byte of codes and every input alike.
