@@ -45,6 +45,8 @@ from servers import (
 )
 
 CONTEXT = 8192
+# How long an idle server is watched, and how long after its last answer.
+IDLE_AFTER, IDLE_SECONDS = 1, 10
 # Random prompts make a greedy model repeat itself, which would flatter guessing of next tokens; and a prompt
 # that came before is computed again, as llama.cpp does with `cache_prompt` off.
 JANUS_OPTIONS = ("--set", "engine.speculation=off", "--set", "prefix.enabled=false")
@@ -109,6 +111,15 @@ def measure(server: Server, figures: list[str], decode_tokens: int, rng: random.
     return values
 
 
+def idle_cpu_s(server: Server) -> float:
+    """Processor time of a server that nobody asks anything, after it was."""
+    server.complete([1, 2, 3, 4], 8)
+    time.sleep(IDLE_AFTER)
+    before = server.cpu_seconds()
+    time.sleep(IDLE_SECONDS)
+    return server.cpu_seconds() - before
+
+
 def keep_packed(janus: Path, setup: Setup) -> None:
     """Has Janus keep the model's packed weights, if it has not yet."""
     server = start("janus", janus, setup)
@@ -149,6 +160,9 @@ class Comparison:
             if time.monotonic() > self.ends:
                 return False
             self.round(name, model, path, missing)
+        if "idle_cpu_s" not in model:
+            model["idle_cpu_s"] = {kind: self.idle(kind, path) for kind in KINDS}
+            self.results.save()
         if "limits" not in model:
             model["limits"] = self.limits(path, size.decode_tokens)
             self.results.save()
@@ -156,8 +170,7 @@ class Comparison:
 
     def round(self, name: str, model: dict, path: Path, figures: list[str]) -> None:
         number = self.results.rounds(model, figures[0])
-        options = (*JANUS_OPTIONS, "--set", f"models.packed_folder={PACKED}")
-        setup = Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa, options)
+        setup = self.setup(path)
         first_start_s = self.first_start(setup)
         values = {}
         for kind in KINDS:
@@ -170,6 +183,17 @@ class Comparison:
             # llama.cpp's starts are all alike.
             values[kind]["first_start_s"] = first_start_s if kind == "janus" else server.first_token_s
         self.results.add_round(model, values)
+
+    def setup(self, path: Path) -> Setup:
+        options = (*JANUS_OPTIONS, "--set", f"models.packed_folder={PACKED}")
+        return Setup(path, self.arguments.threads, CONTEXT, max(models.STREAMS), self.arguments.isa, options)
+
+    def idle(self, kind: str, path: Path) -> float:
+        server = start(kind, self.binaries[kind], self.setup(path))
+        try:
+            return idle_cpu_s(server)
+        finally:
+            server.stop()
 
     def first_start(self, setup: Setup) -> float:
         """Seconds to the first token where no packed weights are found. Afterwards there are some."""

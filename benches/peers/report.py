@@ -92,6 +92,14 @@ def with_spread(values: list[float], scale: float) -> str:
     return f"{number(median * scale)}" + (f" ±{spread / 2:.0f} %" if len(values) > 1 else "")
 
 
+def shown(key: str, values: list[float]) -> str:
+    """With the time that a prompt takes, which is that of a request to its first token."""
+    text = with_spread(values, figure_of(key).scale)
+    if not key.startswith("prefill_"):
+        return text
+    return f"{text}: {number(1e3 * int(key.rpartition('_')[2]) / statistics.median(values))} ms"
+
+
 def times(found: list[float]) -> str:
     low, middle, high = min(found), statistics.median(found), max(found)
     return f"{middle:.2f}×" + (f" ({low:.2f}-{high:.2f})" if len(found) > 1 else "")
@@ -107,12 +115,12 @@ def table(name: str, results: Results, targets: bool) -> str:
         if not ours or not theirs:
             continue
         figure = figure_of(key)
-        cells = [figure.label, with_spread(ours, figure.scale), with_spread(theirs, figure.scale)]
+        cells = [figure.label, shown(key, ours), shown(key, theirs)]
         cells.append(times(ratios(model, key)))
         if targets:
             cells.append(judged(name, key, results, statistics.median(ratios(model, key))))
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines + limits(model, results))
+    return "\n".join(lines + limits(model, results) + idle(model))
 
 
 def judged(name: str, key: str, results: Results, ratio: float) -> str:
@@ -131,6 +139,13 @@ def limits(model: dict, results: Results) -> list[str]:
         f"the bandwidth measured around it ({found['read_bytes_per_s'] / 1e9:.1f} GB/s); a prompt of 512 computes "
         f"{100 * computed:.0f} % of the int8 peak ({found['int8_ops_per_s'] / 1e9:.0f} GOP/s).",
     ]
+
+
+def idle(model: dict) -> list[str]:
+    if not (found := model.get("idle_cpu_s")):
+        return []
+    ours, theirs = (1e3 * found[kind] for kind in ("janus", "llama.cpp"))
+    return ["", f"In 10 idle seconds after a request Janus takes {ours:.0f} ms of processor time, llama.cpp {theirs:.0f}."]
 
 
 def parse_bench(text: str) -> dict:
@@ -159,7 +174,8 @@ def circumstances(results: Results) -> str:
     return (
         f"{data['threads']} threads each on {sentence(data['machine'])}, context of {data['context']} tokens, medians of "
         f"{of_rounds} A-B-A-B, {' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))}.{held} A stream is a client "
-        f"that waits for its whole answer to a prompt of 4 tokens.{random_weights(results)}"
+        f"that waits for its whole answer to a prompt of 4 tokens; the time of a prompt is that to a request's first "
+        f"token.{random_weights(results)}"
     )
 
 

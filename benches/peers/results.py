@@ -2,6 +2,7 @@
 
     {"machine": ..., "threads": 2, "isa": null, "context": 8192, "models": {NAME: {
         "file_bytes": ..., "decode_tokens": 64, "builds": {KIND: ...}, "measured": "2026-01-31",
+        "idle_cpu_s": {KIND: seconds of processor time in 10 idle ones},
         "figures": {"prefill_512": {"janus": [one value a round], "llama.cpp": [...]}, ...},
         "limits": what `janus bench` says of this machine and this model}}}
 

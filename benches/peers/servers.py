@@ -229,6 +229,12 @@ class Server:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"^VmRSS:\s+(\d+) kB", text, re.M).group(1)) * 1024
 
+    def cpu_seconds(self) -> float:
+        """Processor time it took so far, of all its threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        # utime and stime: the 14th and 15th field, of which two stand before the bracket.
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def metric(self, name: str) -> float:
         """A number of Janus' metrics."""
         found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.M)
