@@ -59,6 +59,35 @@ fn texts_and_exit_codes() {
 }
 
 #[test]
+fn bench_measures_a_model_and_says_what_it_cannot() {
+    let home = tempfile::tempdir().expect("a folder");
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/goldens/models");
+    let [decoder, encoder] =
+        ["llama/model-q8_0.gguf", "bert/model.gguf"].map(|file| format!("{models}/{file}"));
+    let bench = |model: &str, more: &[&str], code, stdout, stderr| {
+        let arguments = ["bench", "--model", model, "--threads", "1", "--runs", "1", "--prompt", "8"];
+        check(home.path(), &[&arguments, more].concat(), code, stdout, stderr)
+    };
+    let measured = bench(&decoder, &["--decode", "4", "--streams", "1,3", "--json"], 0, "", "");
+    let report: Value = serde_json::from_slice(&measured.stdout).expect("JSON and nothing else");
+    let streams: Vec<_> =
+        report["decode"].as_array().expect("a list").iter().map(|speed| &speed["streams"]).collect();
+    assert_eq!(streams, [1, 3], "{report}");
+    assert_eq!((&report["prefill"]["tokens"], &report["threads"]), (&8.into(), &1.into()), "{report}");
+    let speeds = report["decode"].as_array().into_iter().flatten().chain([&report["prefill"]]);
+    let figures = ["tokens_per_s", "read_fraction", "int8_fraction"];
+    let figures = speeds.flat_map(|speed| figures.map(|figure| &speed[figure]));
+    let limits = ["weight_bytes", "read_bytes_per_s", "int8_ops_per_s"].map(|figure| &report[figure]);
+    for figure in figures.chain(limits) {
+        assert!(figure.as_f64().is_some_and(|figure| figure > 0.0), "{report}");
+    }
+    bench(&decoder, &["--decode", "1", "--streams", "2"], 0, "decode x2", "");
+    bench(&decoder, &["--streams", "0"], 1, "", "start at 1");
+    bench(&decoder, &["--decode", "1000000"], 1, "", "this model's context is");
+    bench(&encoder, &[], 1, "", "makes embeddings");
+}
+
+#[test]
 fn no_source_names_every_attempt() {
     let home = tempfile::tempdir().expect("a folder");
     let output = janus(home.path())
