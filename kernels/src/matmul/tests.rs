@@ -82,35 +82,48 @@ fn product(isa: Isa, threads: usize, weight: WeightView<'_>, x: &Tensor) -> Vec<
 #[test]
 fn every_format_is_near_the_float_product_and_equal_on_every_isa() {
     for format in FORMATS {
-        for (rows, columns, batch) in [
-            (1, 256, 1),
-            (16, 256, 2),
-            (33, 512, 7),
-            (48, 768, 13),
-            (33, 512, 16),
-            (20, 256, 40),
-            (70, 512, 35),
-        ] {
-            let mut random = Seeded::new((rows * columns + batch) as u64);
-            let bytes = random_weights(format, rows, columns, &mut random);
-            let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
-            let mut x = Tensor::zeros(batch, columns);
-            x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-2.0, 2.0));
-
-            let mut floats = vec![0.0; rows * columns];
-            dequantize(format, &bytes, &mut floats);
-            let scalar = product(Isa::Scalar, 1, weight, &x);
-            let error = error_power(&scalar, &floats, &x);
-            // int8 inputs: a uniform error of 1/127 of each block's maximum, about 1e-5 of its power.
-            let bound = if Packing::of(format).is_some() { 1e-4 } else { 1e-11 };
-            assert!(error < bound, "{} {rows}x{columns} batch {batch}: {error:e}", format.name());
-            for_each_isa(|isa| {
-                for threads in [1, 2, 3] {
-                    let result = product(isa, threads, weight, &x);
-                    assert_eq!(result, scalar, "{} on {isa}, {rows}x{columns} batch {batch}", format.name());
-                }
-            });
+        let shapes = [(1, 256, 1), (16, 256, 2), (33, 512, 7), (48, 768, 13)];
+        let shapes = shapes.into_iter().chain([(33, 512, 16), (20, 256, 40), (70, 512, 35)]);
+        // An odd number of blocks, and for plain floats parts of 16 columns and rows that begin anywhere.
+        let odd = [(18, 96, 5), (1, 1, 1), (20, 53, 7), (16, 17, 1), (33, 15, 6)];
+        let fits = |&(_, columns, _): &(usize, usize, usize)| columns.is_multiple_of(format.block().0);
+        for (rows, columns, batch) in shapes.chain(odd.into_iter().filter(fits)) {
+            for (seed, threads) in [(0, 1), (1, 2), (2, 3)] {
+                check(format, (rows, columns, batch), seed, threads);
+            }
         }
+    }
+}
+
+fn check(format: Format, (rows, columns, batch): (usize, usize, usize), seed: u64, threads: usize) {
+    let what = format!("{} {rows}x{columns} batch {batch}, seed {seed}", format.name());
+    let mut random = Seeded::new((rows * columns + batch) as u64 + (seed << 32));
+    let bytes = random_weights(format, rows, columns, &mut random);
+    let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
+    let mut x = Tensor::zeros(batch, columns);
+    random.fill(x.values_mut(), -2.0, 2.0);
+
+    let mut floats = vec![0.0; rows * columns];
+    dequantize(format, &bytes, &mut floats);
+    let scalar = product(Isa::Scalar, 1, weight, &x);
+    let error = error_power(&scalar, &floats, &x);
+    // int8 inputs: a uniform error of 1/127 of each block's maximum, about 1e-5 of its power.
+    let bound = if Packing::of(format).is_some() { 1e-4 } else { 1e-11 };
+    assert!(error < bound, "{what}: {error:e}");
+    for_each_isa(|isa| {
+        assert_eq!(product(isa, threads, weight, &x), scalar, "{what} on {isa} with {threads} threads");
+    });
+}
+
+#[test]
+fn no_rows_have_no_products() {
+    for format in FORMATS {
+        let bytes = random_weights(format, 16, 256, &mut Seeded::new(1));
+        let weight = WeightView::new(format, 16, 256, &bytes).unwrap();
+        for_each_isa(|isa| {
+            assert_eq!(product(isa, 2, weight, &Tensor::zeros(0, 256)), [0.0; 0]);
+            assert_eq!(product(isa, 2, weight.slice_rows(3, 0), &Tensor::zeros(2, 256)), [0.0; 0]);
+        });
     }
 }
 
@@ -219,29 +232,36 @@ fn layers_of_different_formats_share_one_call() {
     });
 }
 
+/// With few rows, and with so many that codes are expanded.
 #[test]
 fn a_row_does_not_depend_on_the_batch_around_it() {
-    // The second has 17 blocks, no whole number of super-blocks.
-    for (format, rows, columns) in [(Format::Q4_1, 64, 512), (Format::Q8_0, 20, 544), (Format::Q6_K, 20, 512)]
+    // 17 blocks are no whole number of super-blocks.
+    let table: [(usize, usize); 3] = [(512, 31), (512, 45), (544, 31)];
+    for (format, (columns, batch)) in
+        FORMATS.into_iter().flat_map(|format| table.map(|shape| (format, shape)))
     {
-        let mut random = Seeded::new(11);
+        if !columns.is_multiple_of(format.block().0) {
+            continue;
+        }
+        let (rows, mut random) = (20, Seeded::new(11));
         let bytes = random_weights(format, rows, columns, &mut random);
         let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
-        let mut x = Tensor::zeros(31, columns);
-        x.values_mut().iter_mut().for_each(|value| *value = random.uniform(-1.0, 1.0));
+        let mut x = Tensor::zeros(batch, columns);
+        random.fill(x.values_mut(), -1.0, 1.0);
         for_each_isa(|isa| {
             let together = product(isa, 2, weight, &x);
-            for row in 0..x.rows() {
+            for row in 0..batch {
                 let mut alone = Tensor::zeros(1, columns);
                 alone.row_mut(0).copy_from_slice(x.row(row));
-                let expected = product(isa, 1, weight, &alone);
-                assert_eq!(expected, together[row * rows..][..rows], "{} on {isa}", format.name());
+                let same = &together[row * rows..][..rows];
+                assert_eq!(product(isa, 1, weight, &alone), same, "{} on {isa}: row {row}", format.name());
             }
         });
     }
 }
 
-/// Where sums in 16 bits come nearest to an overflow: every byte of codes and every input alike.
+/// Where sums in 16 bits come nearest to an overflow: every byte of codes and every input alike, with packed
+/// codes and with expanded ones.
 #[test]
 fn extreme_codes_and_inputs_are_equal_on_every_isa() {
     let (rows, columns) = (16, 256);
@@ -249,13 +269,19 @@ fn extreme_codes_and_inputs_are_equal_on_every_isa() {
         for code in [0x00, 0x7F, 0x80, 0xFF] {
             let bytes = weights_of(format, rows, columns, &mut Seeded::new(1), |_| code);
             let weight = WeightView::new(format, rows, columns, &bytes).unwrap();
-            for signs in [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]] {
-                let mut x = Tensor::zeros(8, columns);
+            let signs = [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]];
+            for (signs, batch) in signs.into_iter().flat_map(|signs| [(signs, 8), (signs, 40)]) {
+                let mut x = Tensor::zeros(batch, columns);
                 x.values_mut().iter_mut().zip(signs.iter().cycle()).for_each(|(x, sign)| *x = *sign);
                 let scalar = product(Isa::Scalar, 1, weight, &x);
                 for_each_isa(|isa| {
                     let result = product(isa, 1, weight, &x);
-                    assert_eq!(result, scalar, "{} of {code:#x} times {signs:?} on {isa}", format.name());
+                    assert_eq!(
+                        result,
+                        scalar,
+                        "{} of {code:#x} times {signs:?} x{batch} on {isa}",
+                        format.name()
+                    );
                 });
             }
         }
@@ -270,10 +296,14 @@ fn the_version_stands_for_these_bytes() {
     for format in FORMATS {
         let bytes = random_weights(format, 20, 512, &mut Seeded::new(5));
         let weight = WeightView::new(format, 20, 512, &bytes).unwrap();
-        let packed = |isa| Linear::pack(weight, None, Precision::Int8, &Arena::default(), isa).unwrap();
-        let scalar = packed(Isa::Scalar);
+        let packed =
+            |weight, isa| Linear::pack(weight, None, Precision::Int8, &Arena::default(), isa).unwrap();
+        let scalar = packed(weight, Isa::Scalar);
+        // From where no value would be aligned, as in a file.
+        let shifted = [&[0], &bytes[..]].concat();
+        let shifted = WeightView { bytes: &shifted[1..], ..weight };
         for_each_isa(|isa| {
-            let other = packed(isa);
+            let other = packed(shifted, isa);
             assert!(
                 *other.codes == *scalar.codes && *other.scales == *scalar.scales,
                 "{isa} packs otherwise"

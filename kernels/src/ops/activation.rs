@@ -98,7 +98,7 @@ fn gated_into_body<S: Simd>(activation: Activation, gate: &[f32], up: &[f32], ou
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::testing::{Seeded, for_each_isa, relative_error};
 
@@ -112,7 +112,8 @@ mod tests {
         if x.abs() > 5.0 { x.signum() } else { sum * 2.0 / std::f64::consts::PI.sqrt() }
     }
 
-    fn exact(activation: Activation, x: f32) -> f32 {
+    /// The function itself.
+    pub fn exact(activation: Activation, x: f32) -> f32 {
         let x = f64::from(x);
         let value = match activation {
             Activation::Silu => x / (1.0 + (-x).exp()),

@@ -4,6 +4,8 @@ pub mod activation;
 pub mod attention;
 pub mod norm;
 pub mod rope;
+#[cfg(test)]
+mod tests;
 
 pub use activation::Activation;
 pub use attention::{AttentionParams, AttentionSpan, HEAD_DIM_MAX};

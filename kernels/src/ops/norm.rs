@@ -9,7 +9,7 @@ per_isa!(
 
 #[inline(always)]
 fn rms_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], eps: f32) {
-    for group in values.chunks_exact_mut(weight.len()) {
+    for group in values.chunks_exact_mut(weight.len().max(1)) {
         let mean = sum_of::<S>(group, |x, total| S::mul_add(x, x, total)) / weight.len() as f32;
         let factor = 1.0 / (mean + eps).sqrt();
         for (value, gain) in group.iter_mut().zip(weight) {
@@ -51,7 +51,7 @@ per_isa!(
 
 #[inline(always)]
 fn layer_norm_body<S: Simd>(values: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
-    for group in values.chunks_exact_mut(weight.len()) {
+    for group in values.chunks_exact_mut(weight.len().max(1)) {
         let count = weight.len() as f32;
         // Two passes: one-pass variance cancels when |mean| >> std.
         let mean = sum_of::<S>(group, S::add) / count;

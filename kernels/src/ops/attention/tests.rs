@@ -51,11 +51,8 @@ fn check(case: &Case) {
     let params = AttentionParams { heads, kv_heads, head_dim, scale: 0.3, window };
     let pages_each = |&(past, rows): &(usize, usize)| (past + rows).div_ceil(PAGE_TOKENS);
     let total_pages: usize = sequences.iter().map(pages_each).sum();
-    let mut kv = KvCache::new(KvLayout { layers: 2, kv_heads, head_dim, format }, total_pages);
-    // Stale contents that must never be read: NaN would spread.
-    kv.fill(0x7FC0_7FC0);
     let mut free: Vec<u32> = (0..total_pages as u32).rev().collect();
-    let (mut rows, mut first_row, mut expected) = (Vec::new(), 0, Vec::new());
+    let (mut rows, mut stored, mut first_row, mut expected) = (Vec::new(), Vec::new(), 0, Vec::new());
     let query_rows: usize = sequences.iter().map(|(_, rows)| rows).sum();
     let q = random_tensor(query_rows, heads * head_dim, &mut random);
     for sequence in sequences {
@@ -63,11 +60,6 @@ fn check(case: &Case) {
         let pages: Vec<u32> = (0..pages_each(sequence)).map(|_| free.pop().unwrap()).collect();
         let k = random_tensor(past + count, kv_heads * head_dim, &mut random);
         let v = random_tensor(past + count, kv_heads * head_dim, &mut random);
-        for &page in &pages {
-            kv.zero_page(page);
-        }
-        let all = PagedRows { first_row: 0, rows: past + count, past: 0, pages: pages.clone() };
-        kv.write_rows(Isa::best(), &WorkerPool::new(2), 1, [&k, &v], None, &[all]);
         for row in 0..count {
             for head in 0..heads {
                 let shared = head / (heads / kv_heads) * head_dim;
@@ -79,11 +71,20 @@ fn check(case: &Case) {
                 expected.extend(exact(query, &keys, &values, params.scale));
             }
         }
+        let all = PagedRows { first_row: 0, rows: past + count, past: 0, pages: pages.clone() };
+        stored.push((k, v, all));
         rows.push(PagedRows { first_row, rows: count, past, pages });
         first_row += count;
     }
+    let mut kv = KvCache::new(KvLayout { layers: 2, kv_heads, head_dim, format }, total_pages);
     let mut reference: Option<Vec<f32>> = None;
     for_each_isa(|isa| {
+        // Stale contents that must never be read: NaN would spread.
+        kv.fill(0x7FC0_7FC0);
+        for (k, v, all) in &stored {
+            all.pages.iter().for_each(|&page| kv.zero_page(page));
+            kv.write_rows(isa, &WorkerPool::new(2), 1, [k, v], None, std::slice::from_ref(all));
+        }
         for threads in [1, 3] {
             let mut out = Tensor::default();
             paged(isa, &WorkerPool::new(threads), &q, None, &kv, 1, &rows, &params, &mut out);
@@ -132,24 +133,26 @@ fn chunks_do_not_change_a_bit() {
     let q = random_tensor(ROWS, 6 * 32, &mut random);
     let [k, v] = [(); 2].map(|()| random_tensor(ROWS, 2 * 32, &mut random));
     let pool = WorkerPool::new(2);
-    for format in KvFormat::ALL {
-        let layout = KvLayout { layers: 1, kv_heads: 2, head_dim: 32, format };
-        let pages: Vec<u32> = (0..ROWS.div_ceil(PAGE_TOKENS) as u32).collect();
-        let whole = PagedRows { first_row: 0, rows: ROWS, past: 0, pages: pages.clone() };
-        let mut kv = KvCache::new(layout, pages.len());
-        kv.write_rows(Isa::best(), &pool, 0, [&k, &v], None, std::slice::from_ref(&whole));
-        let mut expected = Tensor::default();
-        paged(Isa::best(), &pool, &q, None, &kv, 0, &[whole], &params, &mut expected);
-        for (past, rows) in [(0, 1), (5, 3), (100, 17), (511, 1), (512, 50), (699, 1)] {
-            let mut part = Tensor::zeros(rows, q.columns());
-            part.values_mut().copy_from_slice(&q.values()[past * q.columns()..][..rows * q.columns()]);
-            let chunk = PagedRows { first_row: 0, rows, past, pages: pages.clone() };
-            let mut out = Tensor::default();
-            paged(Isa::best(), &pool, &part, None, &kv, 0, &[chunk], &params, &mut out);
-            let same = &expected.values()[past * q.columns()..][..rows * q.columns()];
-            assert!(out.values() == same, "{rows} rows after {past}, {}", format.name());
+    let pages: Vec<u32> = (0..ROWS.div_ceil(PAGE_TOKENS) as u32).collect();
+    let whole = PagedRows { first_row: 0, rows: ROWS, past: 0, pages: pages.clone() };
+    for_each_isa(|isa| {
+        for format in KvFormat::ALL {
+            let layout = KvLayout { layers: 1, kv_heads: 2, head_dim: 32, format };
+            let mut kv = KvCache::new(layout, pages.len());
+            kv.write_rows(isa, &pool, 0, [&k, &v], None, std::slice::from_ref(&whole));
+            let mut expected = Tensor::default();
+            paged(isa, &pool, &q, None, &kv, 0, std::slice::from_ref(&whole), &params, &mut expected);
+            for (past, rows) in [(0, 1), (5, 3), (100, 17), (511, 1), (512, 50), (699, 1)] {
+                let mut part = Tensor::zeros(rows, q.columns());
+                part.values_mut().copy_from_slice(&q.values()[past * q.columns()..][..rows * q.columns()]);
+                let chunk = PagedRows { first_row: 0, rows, past, pages: pages.clone() };
+                let mut out = Tensor::default();
+                paged(isa, &pool, &part, None, &kv, 0, &[chunk], &params, &mut out);
+                let same = &expected.values()[past * q.columns()..][..rows * q.columns()];
+                assert!(out.values() == same, "{rows} rows after {past}, {} on {isa}", format.name());
+            }
         }
-    }
+    });
 }
 
 /// A query of zeros weighs all that it sees alike, and nothing else.
