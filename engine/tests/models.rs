@@ -17,7 +17,8 @@ use serde_json::Value;
 use support::{cosine, floats, goldens, ids, read_json, try_load};
 
 /// Largest difference of a logit, as a part of the largest logit of its row. Weights here are bf16 or
-/// f32 and are not quantised; what differs is the order of sums, and keys and values kept in f16.
+/// f32 and are not quantised; what differs is the order of sums, and keys and values kept as 16-bit
+/// integers with a scale.
 const TOLERANCE: f32 = 2e-3;
 /// The same where weights and activations are both in int8.
 const TOLERANCE_Q8: f32 = 5e-2;

@@ -1,8 +1,9 @@
 //! Tensor maths for Janus, on the CPU now: the only crate that may say `unsafe`.
 //!
 //! Model code sees [`Device`] and the plain types around it ([`Tensor`], [`Vector`], [`Table`],
-//! [`Linear`], [`KvCache`]); it never names an instruction set. What an op means is written in that
-//! op's `scalar.rs`; the other files beside it are faster ways to the same numbers.
+//! [`Linear`], [`KvCache`]); it never names an instruction set. What an op means is
+//! [`Isa::Scalar`]'s way to do it, and every instruction set gives the same bits: products have a file each
+//! (`matmul/scalar.rs` is the meaning), all other ops one body that is compiled for each of them (`simd`).
 //!
 //! | room | what is in it |
 //! |---|---|

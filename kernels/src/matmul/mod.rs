@@ -508,8 +508,8 @@ impl PanelKernel {
     fn call(&self, args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
         match self {
             PanelKernel::Safe(kernel) => kernel(args, tile),
-            // SAFETY: `args` come from `PanelArgs::new`, `tile` has the width the kernel was picked
-            // for, and an `Isa` in use was checked against this machine.
+            // SAFETY: `args` come from `PanelArgs::of_group` and `set_panel`, `tile` has the width the
+            // kernel was picked for, and an `Isa` in use was checked against this machine.
             #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             PanelKernel::Unsafe(kernel) => unsafe { kernel(args, tile) },
         }

@@ -36,7 +36,8 @@ trait Panel: Scales {
     /// One panel times `N` columns. Always inlined into a function that names the features.
     ///
     /// # Safety
-    /// `args` were checked by `PanelArgs::new`, and the CPU has what `D` names.
+    /// `args` were checked by `PanelArgs::of_group` and `PanelArgs::set_panel`, and the CPU
+    /// has what `D` names.
     unsafe fn panel<C: Load, D: Dots, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]);
 }
 
