@@ -233,10 +233,22 @@ impl World {
         }
         assert_eq!(self.scheduler.pool.drain_evicted().count(), 0, "pages given up are remembered for ever");
         self.check_sizes(&actions);
+        self.check_preempted(&actions);
         self.check_pages();
         self.run(&actions);
         self.read_from_disk(&actions);
         actions.stalled.iter().for_each(|&id| self.end(id));
+    }
+
+    /// A stream that its client reads goes on as long as anybody weaker has pages.
+    fn check_preempted(&self, actions: &Actions) {
+        let is_streaming = |id: &SequenceId| {
+            let client = &self.clients[id];
+            !client.paused && client.tokens.len() > client.prompt_tokens
+        };
+        if actions.preempted.iter().any(is_streaming) {
+            assert!(self.scheduler.running.keys().all(is_streaming), "a stream gave way to somebody weaker");
+        }
     }
 
     fn check_sizes(&self, actions: &Actions) {
