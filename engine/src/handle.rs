@@ -17,6 +17,9 @@ use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
 use crate::watch::{MemoryWatch, WatchOptions};
 use crate::{Band, Caller, EngineError, Event, PrefixOptions, Request, Speculation};
 
+/// How long a start waits to hear what the page store has: a large folder is looked through beside requests.
+const STORE_LOOK_MAX: Duration = Duration::from_secs(2);
+
 /// Sizes and limits of one engine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -271,6 +274,10 @@ impl Engine {
                 runner.add(resident);
                 Ok(())
             })?;
+        }
+        // Who asks first after a restart finds what was kept for it.
+        if let Some(store) = &options.prefix.store {
+            store.wait_for_clients(STORE_LOOK_MAX);
         }
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())

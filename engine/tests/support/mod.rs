@@ -1,6 +1,7 @@
 //! Where tests find real models and golden files, and a device to run on.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
+mod random;
 mod real_models;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use engine::model::{LoadOptions, LoadedModel, load};
 use kernels::{CpuOptions, Device};
 use serde_json::Value;
 
+pub use random::Random;
 pub use real_models::{SMOLLM2, real_model};
 
 pub fn goldens() -> PathBuf {

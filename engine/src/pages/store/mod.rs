@@ -173,6 +173,8 @@ impl Deref for PageContent {
 enum Job {
     /// Somebody has arrived.
     Look,
+    /// Somebody wants to know when all before this is done.
+    Answer(Sender<()>),
     Write {
         reply: Reply,
         id: PageId,
@@ -281,6 +283,15 @@ impl PageStore {
         client
     }
 
+    /// Waits until every client of now has heard what is there, but no longer than `most`.
+    pub fn wait_for_clients(&self, most: Duration) {
+        let (sender, receiver) = channel();
+        if self.jobs().try_send(Job::Answer(sender)).is_ok() {
+            // Whether in time or not: pages that are heard of later are of use later.
+            let _ = receiver.recv_timeout(most);
+        }
+    }
+
     fn jobs(&self) -> &SyncSender<Job> {
         self.inner.jobs.as_ref().expect("taken when the last handle is dropped")
     }
@@ -384,6 +395,10 @@ impl Worker {
         self.welcome();
         match job {
             Job::Look => {}
+            Job::Answer(sender) => {
+                // Nobody there: it waited long enough.
+                let _ = sender.send(());
+            }
             Job::Write { reply, id, content } => self.write(&reply, &id, content),
             Job::Read { reply, id, page, content_bytes } => {
                 let started = Instant::now();
