@@ -6,6 +6,7 @@ mod clients;
 mod disk;
 mod early;
 mod followers;
+mod models;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -65,7 +65,9 @@ impl Payer {
 
     /// What so much time adds to its counter.
     pub fn price(&self, time: Duration) -> u64 {
-        (ticks(time) << FRACTION_BITS) / self.weight.max(1)
+        // Not in whole ticks: rounded up each time, short steps would count for more than they are.
+        let fractions = (time.as_nanos() << FRACTION_BITS) / TICK.as_nanos();
+        (fractions / u128::from(self.weight.max(1))) as u64
     }
 }
 
@@ -119,8 +121,8 @@ pub struct Turns {
     claims: Vec<Claim>,
     wanting: BandSet,
     round: u64,
-    /// Where who comes begins: the least of those who were there a round ago.
-    least: [u64; BANDS.len()],
+    /// Where who comes begins, by kind: the least of those who were there a round ago.
+    least: [[u64; BANDS.len()]; 2],
     least_used: u64,
     /// Nanoseconds for embeddings beside chats; below zero when their last slice took longer than it had.
     credit: i64,
@@ -137,7 +139,7 @@ impl Turns {
             claims: Vec::new(),
             wanting: BandSet::default(),
             round: 0,
-            least: [0; BANDS.len()],
+            least: Default::default(),
             least_used: 0,
             credit: 0,
         }
@@ -243,23 +245,34 @@ impl Turns {
         self.models.iter().find(|known| known.key == model).map_or(0, |model| model.used)
     }
 
-    /// Lifts the counters of those who wanted nothing a round ago to the least of those who did.
-    fn lift_newcomers(&mut self) {
+    /// The least counter of those who want a model of this kind as they did a round ago, by band.
+    fn least_continuing(&self, kind: Kind) -> [Option<u64>; BANDS.len()] {
         let mut continuing = [None::<u64>; BANDS.len()];
-        for claim in &self.claims {
+        for claim in self.claims.iter().filter(|claim| claim.kind == kind) {
             let account = &self.accounts[claim.account];
             if account.round + 1 >= self.round {
                 let least = &mut continuing[claim.band as usize];
                 *least = Some(least.map_or(account.service, |least| least.min(account.service)));
             }
         }
-        for (least, continuing) in self.least.iter_mut().zip(continuing) {
-            *least = continuing.unwrap_or(*least);
+        continuing
+    }
+
+    /// Lifts the counters of those who wanted nothing a round ago to the least of those who did. Chats begin
+    /// where chats stand, if there are any: embeddings beside them may be held back for hours, and who began
+    /// there would have all turns until it caught up with the chats.
+    fn lift_newcomers(&mut self) {
+        let continuing = [self.least_continuing(Kind::Chat), self.least_continuing(Kind::Embed)];
+        for (kind, least) in self.least.iter_mut().enumerate() {
+            for (band, least) in least.iter_mut().enumerate() {
+                let other = continuing[1 - kind][band].unwrap_or(0);
+                *least = continuing[kind][band].unwrap_or((*least).max(other));
+            }
         }
         for claim in &self.claims {
             let account = &mut self.accounts[claim.account];
             if account.round + 1 < self.round {
-                account.service = account.service.max(self.least[claim.band as usize]);
+                account.service = account.service.max(self.least[claim.kind as usize][claim.band as usize]);
             }
             account.round = self.round;
         }

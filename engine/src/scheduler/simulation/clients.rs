@@ -164,8 +164,39 @@ impl Machine {
 
     /// Lets clients ask and cancel, and runs one step.
     pub fn step(&mut self) {
+        self.listen();
+        self.turn();
+        if self.requests.is_empty() {
+            let next = self.next_arrival();
+            self.seconds = self.seconds.max(if next.is_finite() { next } else { 0.0 });
+        }
+    }
+
+    /// Lets clients ask and cancel.
+    pub fn listen(&mut self) {
         self.arrive();
         self.cancel();
+        let now = Duration::from_secs_f64(self.seconds);
+        self.scheduler.take_in(now, self.events.drain(..));
+    }
+
+    pub fn scheduler(&mut self) -> &mut Scheduler {
+        &mut self.scheduler
+    }
+
+    /// When somebody asks next; never, as infinity.
+    pub fn next_arrival(&self) -> f64 {
+        self.due.iter().flatten().map(|(at, _)| *at).fold(f64::INFINITY, f64::min)
+    }
+
+    /// No more requests.
+    pub fn close(&mut self) {
+        self.due.iter_mut().for_each(Vec::clear);
+        self.clients.iter_mut().for_each(|client| client.arrivals = Arrivals::Backlog(0));
+    }
+
+    /// Runs one step.
+    pub fn turn(&mut self) {
         let now = Duration::from_secs_f64(self.seconds);
         let actions = self.scheduler.step(now, std::mem::take(&mut self.events));
         self.preemptions += actions.preempted.len();
@@ -188,22 +219,21 @@ impl Machine {
         );
         self.seconds += self.cost(&actions);
         self.compute(&actions);
-        if self.requests.is_empty() {
-            let next = self.due.iter().flatten().map(|(at, _)| *at).fold(f64::INFINITY, f64::min);
-            self.seconds = self.seconds.max(if next.is_finite() { next } else { 0.0 });
-        }
     }
 
     /// No more requests; all that were made have to end.
     pub fn finish(&mut self) {
-        self.due.iter_mut().for_each(Vec::clear);
-        self.clients.iter_mut().for_each(|client| client.arrivals = Arrivals::Backlog(0));
+        self.close();
         let mut steps = 0;
         while !self.requests.is_empty() {
             self.step();
             steps += 1;
             assert!(steps < 1_000_000, "{} requests never end", self.requests.len());
         }
+        self.assert_over();
+    }
+
+    pub fn assert_over(&mut self) {
         while !self.scheduler.step(Duration::from_secs_f64(self.seconds), self.events.drain(..)).is_idle() {}
         assert_eq!(self.scheduler.pool.used(), 0, "pages leaked");
         assert!(self.records.iter().all(|record| record.arrived == record.ended && record.waiting == 0));

@@ -194,6 +194,18 @@ fn who_was_away_has_saved_up_nothing() {
 }
 
 #[test]
+fn who_comes_begins_where_chats_stand_and_not_where_embeddings_are_held_back() {
+    let models = [
+        model(Kind::Chat, 5_000, &["stays"]),
+        model(Kind::Embed, 50, &["embeds"]),
+        model(Kind::Chat, 5_000, &["comes"]),
+    ];
+    let before = run(&models, 60.0, |now, model| model < 2 && now < 60.0);
+    let out = run(&models, 62.0, |now, model| model < 2 || now >= 60.0);
+    near((out.of_principal["stays"] - before.of_principal["stays"]) / 2.0, 0.5 / 1.2);
+}
+
+#[test]
 fn principals_that_are_gone_are_forgotten() {
     let mut turns = turns();
     for client in 0..10 * PRINCIPALS_MAX {
