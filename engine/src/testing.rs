@@ -5,6 +5,7 @@
 //! early changes the answer. The tokenizer has one token a byte, and the two ChatML marks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kernels::{CpuOptions, Device, KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows, Tensor};
@@ -34,6 +35,8 @@ pub struct MockOptions {
     /// Time a step takes, and each of its rows.
     pub step_time: Duration,
     pub row_time: Duration,
+    /// Nanoseconds its steps took so far, were they as long as these times.
+    pub worked: Arc<AtomicU64>,
     pub next: NextToken,
 }
 
@@ -45,6 +48,7 @@ impl Default for MockOptions {
             weight_bytes: 0,
             step_time: Duration::ZERO,
             row_time: Duration::ZERO,
+            worked: Arc::default(),
             next: letters(),
         }
     }
@@ -221,7 +225,9 @@ impl Decoder for MockDecoder {
     /// The next token has logit 8; the others lie between 0 and 1, so temperature has something to
     /// choose from.
     fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
-        std::thread::sleep(self.options.step_time + self.options.row_time * batch.tokens.len() as u32);
+        let takes = self.options.step_time + self.options.row_time * batch.tokens.len() as u32;
+        self.options.worked.fetch_add(takes.as_nanos() as u64, Ordering::Relaxed);
+        std::thread::sleep(takes);
         self.write_cache(batch, kv);
         logits.reshape(batch.logit_rows.len(), VOCABULARY);
         let mut wanted = batch.logit_rows.iter().enumerate().peekable();

@@ -198,6 +198,11 @@ impl ActiveRequest {
         self.max_new_tokens.saturating_sub(self.generated + 1).min(self.stream.spare_room()).min(GUESSES_MAX)
     }
 
+    /// Most tokens still to come.
+    pub fn tokens_left(&self) -> usize {
+        self.max_new_tokens.saturating_sub(self.generated)
+    }
+
     /// Guesses the text has for the tokens after the last one.
     pub fn wish(&mut self) -> Wish {
         let useful = self.useful_guesses();
@@ -205,8 +210,8 @@ impl ActiveRequest {
     }
 
     /// The chance of a draft model's guess.
-    pub fn draft_chance(&mut self) -> f64 {
-        self.guesser.as_mut().map_or(0.0, Guesser::draft_chance)
+    pub fn draft_chance(&self) -> f64 {
+        self.guesser.as_ref().map_or(0.0, Guesser::draft_chance)
     }
 
     /// Takes a draft model's logits for the token `ahead` of the next one.

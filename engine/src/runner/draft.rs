@@ -1,9 +1,12 @@
 //! A small model that guesses for a large one (Leviathan et al. 2023).
 //!
 //! It has a cache of its own with as many pages, and uses those of the same numbers: whatever the
-//! scheduler does with pages holds for both. So it writes only to pages that the step itself writes to:
-//! those before them may have other owners since. A page it did not fill, because its sequence went on
-//! without guesses or came back from disk, costs right guesses and nothing else.
+//! scheduler does with pages holds for both. Two sequences that share a page share all tokens up to its
+//! end, so whoever fills it in this cache writes the same.
+//!
+//! It computes a sequence only when guesses for it are about to be asked for: what it has not seen yet is
+//! caught up with in chunks ([`DraftModel::catch_up`]), as far as that pays. How much of each page is
+//! filled is counted by page, so that a prefix that returns need not be caught up with again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,10 +17,22 @@ use super::active::ActiveRequest;
 use crate::batch::{Batch, Decoder, PageTables};
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, SequenceId};
-use crate::speculation::Wish;
+use crate::speculation::{GUESSES_MAX, Wish};
 
 /// Weight of the newest step in what a guess takes.
 const NEWEST: f64 = 0.2;
+
+/// What is left with each step of what a guess and a row are believed to take: who seemed too slow once, as
+/// its weights were not in memory yet, gets another try.
+const FADING: f64 = 0.99;
+
+/// Fewest tokens to catch up with at once, unless a sequence has fewer, and most: the weights are read once
+/// for all of them, and activations take memory for each.
+const CHUNK_MIN: usize = 16;
+const CHUNK_MAX: usize = 256;
+
+/// Tokens it may be behind with and guess at once, computing them beside the last one.
+const BEHIND_MAX: usize = GUESSES_MAX;
 
 pub(super) struct DraftModel {
     network: Box<dyn Decoder>,
@@ -26,9 +41,11 @@ pub(super) struct DraftModel {
     tables: PageTables,
     logits: Tensor,
     scratch: SamplerScratch,
-    /// By sequence: tokens whose keys and values are in its cache.
-    computed: BTreeMap<SequenceId, usize>,
+    /// By page: its first tokens whose keys and values are in its cache.
+    filled: Vec<usize>,
+    /// 0 until they are known.
     seconds_a_guess: f64,
+    seconds_a_row: f64,
 }
 
 /// A sequence to guess for.
@@ -38,67 +55,143 @@ pub(super) struct Draftable {
     place: usize,
     /// Its place among the askers.
     pub asker: usize,
-    /// The first position in a page that is this sequence's alone.
-    own_from: usize,
     /// Guesses that fit into that page.
     pub room: usize,
     /// Guesses to make.
     pub granted: usize,
 }
 
+/// A sequence with tokens that the draft model has not seen.
+pub(super) struct Behind<'a> {
+    pages: &'a [u32],
+    tokens: &'a [u32],
+    /// Tokens that the step's model has seen.
+    seen: usize,
+    /// Tokens the draft has to see before it can guess, some of which may be to come.
+    pub lacking: usize,
+}
+
 impl DraftModel {
     pub fn new(network: Box<dyn Decoder>, kv: KvCache) -> DraftModel {
         DraftModel {
             network,
+            filled: vec![0; kv.pages()],
             kv,
             batch: Batch::default(),
             tables: PageTables::default(),
             logits: Tensor::default(),
             scratch: SamplerScratch::default(),
-            computed: BTreeMap::new(),
             seconds_a_guess: 0.0,
+            seconds_a_row: 0.0,
         }
     }
 
     pub fn zero(&mut self, pages: &[u32]) {
-        pages.iter().for_each(|&page| self.kv.zero_page(page));
+        for &page in pages {
+            self.kv.zero_page(page);
+            self.filled[page as usize] = 0;
+        }
     }
 
     pub fn wipe(&mut self) {
         self.kv.wipe();
+        self.filled.fill(0);
     }
 
-    /// Computes what the step computed of prompts, and of sequences it has fallen behind with.
-    pub fn follow(&mut self, actions: &Actions, requests: &BTreeMap<SequenceId, ActiveRequest>) {
-        actions.preempted.iter().for_each(|id| _ = self.computed.remove(id));
-        self.computed.retain(|id, _| requests.contains_key(id));
-        self.tables.recycle(&mut self.batch);
-        for (rows, &id) in actions.batch.sequences.iter().zip(&actions.sequences) {
-            let Some(tokens) = requests.get(&id).and_then(ActiveRequest::tokens) else { continue };
-            let start = self.start(id, rows.past).max(own_from(rows));
-            let end = (rows.past + rows.rows).min(tokens.len() - 1).max(start);
-            // A page that is full now may have other owners from the next step on.
-            let fills_page = end / PAGE_TOKENS > start / PAGE_TOKENS;
-            if end - start > rows.rows.min(PAGE_TOKENS) || (rows.rows > 1 && end > start) || fills_page {
-                push(&mut self.batch, &tokens[start..end], start, self.tables.copy(&rows.pages));
-                self.computed.insert(id, end);
-            } else {
-                self.computed.insert(id, start);
+    /// A sequence of the step, if there is too much that the draft has not seen of it.
+    pub fn behind<'a>(&self, rows: &'a PagedRows, tokens: &'a [u32]) -> Option<Behind<'a>> {
+        let last = tokens.len() - 1;
+        let lacking = last.saturating_sub(self.computed(&rows.pages));
+        let seen = (rows.past + rows.rows).min(last);
+        (!self.is_near(&rows.pages, last)).then_some(Behind { pages: &rows.pages, tokens, seen, lacking })
+    }
+
+    /// A step has passed.
+    pub fn fade(&mut self) {
+        self.seconds_a_guess *= FADING;
+        self.seconds_a_row *= FADING;
+    }
+
+    /// Seconds it takes to catch up with so many tokens, as far as is known.
+    pub fn seconds_behind(&self, tokens: usize) -> f64 {
+        self.seconds_a_row * tokens as f64
+    }
+
+    /// Computes what it has not seen of the sequences, one after the other, in no more than `seconds_max` as
+    /// far as it knows, but `CHUNK_MIN` tokens where `credit` seconds allow it.
+    pub fn catch_up(&mut self, sequences: &[Behind<'_>], seconds_max: f64, credit: f64) -> Duration {
+        let began = Instant::now();
+        for sequence in sequences {
+            loop {
+                let start = self.computed(sequence.pages);
+                let rows = self.unfilled_from(sequence.pages, start, sequence.seen).min(CHUNK_MAX);
+                let took = began.elapsed().as_secs_f64();
+                let rows = match rows.min(CHUNK_MIN) {
+                    0 => break,
+                    least if self.seconds_behind(least) > credit - took => return began.elapsed(),
+                    least => self.rows_within((seconds_max.min(credit) - took).max(0.0), least, rows),
+                };
+                self.compute(sequence, start, rows);
+                if began.elapsed().as_secs_f64() >= seconds_max {
+                    return began.elapsed();
+                }
             }
         }
-        if !self.batch.tokens.is_empty() {
-            self.network.forward(&self.batch, &mut self.kv, &mut self.logits);
+        began.elapsed()
+    }
+
+    /// How many of at most `most` rows take so many seconds, but at least `least`.
+    fn rows_within(&self, seconds: f64, least: usize, most: usize) -> usize {
+        if seconds.is_infinite() {
+            return most;
+        }
+        // Of what it takes nothing is known before the first chunk.
+        let rows = if self.seconds_a_row > 0.0 { (seconds / self.seconds_a_row) as usize } else { 0 };
+        rows.clamp(least, most)
+    }
+
+    fn compute(&mut self, sequence: &Behind<'_>, start: usize, rows: usize) {
+        let began = Instant::now();
+        let end = start + rows;
+        self.tables.recycle(&mut self.batch);
+        let pages = sequence.pages[..end.div_ceil(PAGE_TOKENS)].to_vec();
+        push(&mut self.batch, &sequence.tokens[start..end], start, pages);
+        self.network.forward(&self.batch, &mut self.kv, &mut self.logits);
+        self.fill(sequence.pages, start, end);
+        learn(&mut self.seconds_a_row, began.elapsed(), rows);
+    }
+
+    /// How many tokens of the sequence with these pages it has computed without a gap.
+    fn computed(&self, pages: &[u32]) -> usize {
+        let full = pages.iter().take_while(|&&page| self.filled[page as usize] == PAGE_TOKENS).count();
+        full * PAGE_TOKENS + pages.get(full).map_or(0, |&page| self.filled[page as usize])
+    }
+
+    /// Whether it has computed nearly all tokens up to `last`, and nothing after a gap.
+    fn is_near(&self, pages: &[u32], last: usize) -> bool {
+        let computed = self.computed(pages).min(last);
+        let lacking = last - computed;
+        lacking <= BEHIND_MAX && self.unfilled_from(pages, computed, last) == lacking
+    }
+
+    /// Rows from `start` to `end`, or to a page that was filled for another.
+    fn unfilled_from(&self, pages: &[u32], start: usize, end: usize) -> usize {
+        let next = start / PAGE_TOKENS + 1;
+        let empty = pages.iter().skip(next).take_while(|&&page| self.filled[page as usize] == 0).count();
+        ((next + empty) * PAGE_TOKENS).min(end).saturating_sub(start)
+    }
+
+    /// The tokens from `start` to `end` are computed, and all before them.
+    fn fill(&mut self, pages: &[u32], start: usize, end: usize) {
+        for place in start / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
+            let filled = &mut self.filled[pages[place] as usize];
+            *filled = (*filled).max((end - place * PAGE_TOKENS).min(PAGE_TOKENS));
         }
     }
 
-    /// Where it goes on. Behind by more than it ever falls back, the sequence was given pages that
-    /// another had filled.
-    fn start(&self, id: SequenceId, past: usize) -> usize {
-        self.computed.get(&id).copied().filter(|&computed| computed + 2 * PAGE_TOKENS > past).unwrap_or(past)
-    }
-
-    /// Whether there is room to guess after the last token of a sequence of this step.
+    /// Whether it can guess at once after the last token of a sequence of this step.
     pub fn draftable(
+        &self,
         actions: &Actions,
         place: usize,
         asker: usize,
@@ -108,12 +201,13 @@ impl DraftModel {
         let last = request.tokens()?.len() - 1;
         let room = PAGE_TOKENS - 1 - last % PAGE_TOKENS;
         let fits = last / PAGE_TOKENS < rows.pages.len() && room > 0;
-        fits.then(|| Draftable { id, place, asker, own_from: own_from(rows), room, granted: 0 })
+        let can_guess = fits && self.is_near(&rows.pages, last);
+        can_guess.then_some(Draftable { id, place, asker, room, granted: 0 })
     }
 
     /// What a guess for `chance` is worth asking for.
     pub fn wish(&self, guesses: usize, chance: f64) -> Wish {
-        Wish { guesses, chance, making: self.seconds_a_guess, granted: 0 }
+        Wish { guesses, chance, making: self.seconds_a_guess, is_draft: true, granted: 0 }
     }
 
     /// Guesses as many tokens as granted to each, one a step for all together. `batch` is the step they come
@@ -134,15 +228,16 @@ impl DraftModel {
                 let Some(request) = requests.get(&sequence.id) else { continue };
                 let tokens = request.tokens().unwrap_or_default();
                 let last = tokens.len() - 1;
-                let start = self.computed.get(&sequence.id).copied().unwrap_or(last);
-                let start = start.max(sequence.own_from).min(last);
                 let pages = self.tables.copy(&batch.sequences[sequence.place].pages);
                 match round {
-                    0 => push(&mut self.batch, &tokens[start..], start, pages),
+                    0 => {
+                        let start = self.computed(&pages).min(last);
+                        self.fill(&pages, start, last + 1);
+                        push(&mut self.batch, &tokens[start..], start, pages);
+                    }
                     _ => push(&mut self.batch, &request.guesses(round)[round - 1..], last + round, pages),
                 }
                 self.batch.logit_rows.push(self.batch.tokens.len() as u32 - 1);
-                self.computed.insert(sequence.id, last + 1);
             }
             self.network.forward(&self.batch, &mut self.kv, &mut self.logits);
             for (row, sequence) in asking.enumerate() {
@@ -153,18 +248,17 @@ impl DraftModel {
             }
         }
         let took = began.elapsed();
-        if made > 0 {
-            let seconds = took.as_secs_f64() / f64::from(made);
-            let newest = if self.seconds_a_guess == 0.0 { 1.0 } else { NEWEST };
-            self.seconds_a_guess += newest * (seconds - self.seconds_a_guess);
-        }
+        learn(&mut self.seconds_a_guess, took, made);
         took
     }
 }
 
-/// Where the first page begins that a step writes to for a sequence: it is not sealed yet.
-fn own_from(rows: &PagedRows) -> usize {
-    rows.past / PAGE_TOKENS * PAGE_TOKENS
+/// What each of so many took.
+fn learn(seconds: &mut f64, took: Duration, count: usize) {
+    if count > 0 {
+        let newest = if *seconds == 0.0 { 1.0 } else { NEWEST };
+        *seconds += newest * (took.as_secs_f64() / count as f64 - *seconds);
+    }
 }
 
 /// Adds rows of one sequence.

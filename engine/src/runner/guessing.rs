@@ -5,42 +5,42 @@ use std::time::Duration;
 
 use super::Counters;
 use super::active::ActiveRequest;
-use super::draft::{DraftModel, Draftable};
+use super::draft::{Behind, DraftModel, Draftable};
 use crate::scheduler::{Actions, Guesses, Output, OutputKind, SchedulerEvent, SequenceId};
-use crate::speculation::{Planner, Speculation, Wish};
+use crate::speculation::{Outcome, Planner, RanStep, Speculation, Wish};
+
+/// Answers are believed to go on for no longer than this, when it is asked what a draft is worth.
+const TOKENS_TO_COME_MAX: usize = 256;
 
 pub(super) struct Guessing {
     planner: Planner,
     /// The sequence whose token was chosen last, and the token.
     last: Option<(SequenceId, u32)>,
-    /// Tokens chosen in this step, and how many of them were guessed.
+    /// Tokens chosen in this step, and how guesses of the text turned out.
     tokens: usize,
-    right: usize,
-    /// Those of them that the draft model had guessed.
-    drafts_right: usize,
+    text: Outcome,
+    /// Those that the draft model had guessed.
+    drafted: Outcome,
     /// Sequences that may have guesses in the next step.
     askers: Vec<SequenceId>,
     wishes: Vec<Wish>,
     /// Those of them that the draft model would guess for.
     drafting: Vec<Draftable>,
     draft: Option<DraftModel>,
-    /// Time it took to make the guesses of the present step.
-    making: Duration,
 }
 
 impl Guessing {
     pub fn new(speculation: Speculation, draft: Option<DraftModel>) -> Guessing {
         Guessing {
-            planner: Planner::new(speculation),
+            planner: Planner::new(speculation, draft.is_some()),
             last: None,
             tokens: 0,
-            right: 0,
-            drafts_right: 0,
+            text: Outcome::default(),
+            drafted: Outcome::default(),
             askers: Vec::new(),
             wishes: Vec::new(),
             drafting: Vec::new(),
             draft,
-            making: Duration::ZERO,
         }
     }
 
@@ -68,12 +68,15 @@ impl Guessing {
         requests: &BTreeMap<SequenceId, ActiveRequest>,
         counters: &mut Counters,
     ) {
-        (self.last, self.tokens, self.right, self.drafts_right) = (None, 0, 0, 0);
+        (self.last, self.tokens) = (None, 0);
+        (self.text, self.drafted) = (Outcome::default(), Outcome::default());
         self.askers.clear();
         for output in outputs.iter().filter(|output| is_guess(output)) {
             let is_drafted = requests.get(&output.id).is_some_and(ActiveRequest::is_drafted);
             counters.guessed_tokens += 1;
             counters.drafted_guesses += u64::from(is_drafted);
+            let outcome = if is_drafted { &mut self.drafted } else { &mut self.text };
+            outcome.computed += 1;
         }
     }
 
@@ -82,8 +85,8 @@ impl Guessing {
         let OutputKind::AfterGuess { guess } = kind else { return true };
         let wanted = self.last == Some((id, guess));
         self.last = self.last.filter(|_| wanted);
-        self.right += usize::from(wanted);
-        self.drafts_right += usize::from(wanted && request.is_drafted());
+        let outcome = if request.is_drafted() { &mut self.drafted } else { &mut self.text };
+        outcome.right += usize::from(wanted);
         wanted
     }
 
@@ -108,17 +111,18 @@ impl Guessing {
         if self.is_off() {
             return;
         }
-        counters.accepted_guesses += self.right as u64;
-        counters.accepted_drafts += self.drafts_right as u64;
+        counters.accepted_guesses += (self.text.right + self.drafted.right) as u64;
+        counters.accepted_drafts += self.drafted.right as u64;
         let rows = actions.batch.tokens.len();
-        // A step with prompt rows tells nothing about what a guess costs.
-        if rows == actions.outputs.len() && self.tokens > 0 {
-            self.planner.ran(rows, took, self.tokens, self.right, self.making);
-        }
-        self.making = Duration::ZERO;
-        if let Some(draft) = &mut self.draft {
-            draft.follow(actions, requests);
-        }
+        self.planner.ran(&RanStep {
+            rows,
+            took,
+            is_decode: rows == actions.outputs.len() && self.tokens > 0,
+            tokens: self.tokens,
+            text: self.text,
+            draft: self.drafted,
+        });
+        self.catch_up(actions, took, requests);
         self.wish(actions, requests);
         self.planner.plan(&mut self.wishes);
         self.draft(actions, requests);
@@ -132,10 +136,41 @@ impl Guessing {
         }
     }
 
+    /// Has the draft model compute what it has not seen of sequences of this step that it may save more time
+    /// for than that takes: those first that lack the least. Takes no longer than half of the step.
+    fn catch_up(
+        &mut self,
+        actions: &Actions,
+        took: Duration,
+        requests: &BTreeMap<SequenceId, ActiveRequest>,
+    ) {
+        let (Some(draft), Some(credit)) = (&mut self.draft, self.planner.draft_credit()) else { return };
+        draft.fade();
+        let mut behind = Vec::new();
+        for (rows, id) in actions.batch.sequences.iter().zip(&actions.sequences) {
+            let Some(request) = requests.get(id) else { continue };
+            let wish = draft.wish(request.useful_guesses(), request.draft_chance());
+            let left = request.tokens_left().min(TOKENS_TO_COME_MAX) as f64;
+            let worth = self.planner.worth(&wish, self.askers.len()) * left;
+            let tokens = request.tokens().filter(|_| worth > 0.0);
+            let found = tokens.and_then(|tokens| draft.behind(rows, tokens));
+            // Begun only when it can be ended.
+            let seconds = |found: &Behind<'_>| draft.seconds_behind(found.lacking);
+            behind.extend(found.filter(|found| seconds(found) < worth.min(credit)));
+        }
+        if behind.is_empty() {
+            return;
+        }
+        behind.sort_by_key(|found| found.lacking);
+        let seconds_max = if credit.is_finite() { took.as_secs_f64() / 2.0 } else { credit };
+        self.planner.drafted(draft.catch_up(&behind, seconds_max, credit));
+    }
+
     /// Collects a wish of each asker, and whom the draft model would guess for: whoever its own text
     /// tells less.
     fn wish(&mut self, actions: &Actions, requests: &mut BTreeMap<SequenceId, ActiveRequest>) {
         self.drafting.clear();
+        let may_draft = self.planner.draft_credit().is_some();
         self.wishes.clear();
         for (asker, id) in self.askers.iter().enumerate() {
             let Some(request) = requests.get_mut(id) else {
@@ -143,10 +178,10 @@ impl Guessing {
                 continue;
             };
             let mut wish = request.wish();
-            if let Some(draft) = &self.draft {
+            if let Some(draft) = self.draft.as_ref().filter(|_| may_draft) {
                 let (chance, useful) = (request.draft_chance(), request.useful_guesses());
                 let place = actions.sequences.iter().position(|other| other == id);
-                let draftable = place.and_then(|place| DraftModel::draftable(actions, place, asker, request));
+                let draftable = place.and_then(|place| draft.draftable(actions, place, asker, request));
                 let is_better = wish.guesses == 0 || wish.chance < chance;
                 if let Some(draftable) = draftable.filter(|_| is_better) {
                     wish = draft.wish(useful.min(draftable.room), chance);
@@ -163,7 +198,7 @@ impl Guessing {
         self.drafting.iter_mut().for_each(|sequence| sequence.granted = self.wishes[sequence.asker].granted);
         self.drafting.retain(|sequence| sequence.granted > 0);
         if !self.drafting.is_empty() {
-            self.making = draft.guess(&self.drafting, &actions.batch, requests);
+            self.planner.drafted(draft.guess(&self.drafting, &actions.batch, requests));
         }
     }
 }

@@ -41,11 +41,15 @@ impl Acceptance {
         self.classes[class(agreement)].observe(right);
     }
 
-    /// The chance that the next token is as a draft model guesses; asked once a token.
-    pub fn draft_chance(&mut self) -> f64 {
+    /// The chance that the next token is as a draft model guesses.
+    pub fn draft_chance(&self) -> f64 {
+        self.draft.chance(PRIOR_DRAFT_CHANCE)
+    }
+
+    /// There is a token more, guessed or not.
+    pub fn fade_draft(&mut self) {
         self.draft.right *= DRAFT_MEMORY;
         self.draft.seen *= DRAFT_MEMORY;
-        self.draft.chance(PRIOR_DRAFT_CHANCE)
     }
 
     pub fn observe_draft(&mut self, right: bool) {
@@ -89,7 +93,7 @@ mod tests {
         let mut acceptance = Acceptance::default();
         (0..100).for_each(|_| acceptance.observe_draft(false));
         assert!(acceptance.draft_chance() < 0.1);
-        (0..1000).for_each(|_| _ = acceptance.draft_chance());
+        (0..1000).for_each(|_| acceptance.fade_draft());
         assert!(acceptance.draft_chance() > 0.5);
     }
 }

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 /// Weight of all earlier steps against the newest.
-const MEMORY: f64 = 0.98;
+pub(super) const MEMORY: f64 = 0.98;
 
 /// A row's share of a step of one row, before steps of different sizes were seen.
 const ROW_SHARE: f64 = 0.3;
 
-/// Share of the time spent on decoding that guesses may waste, less than promised to users: the
-/// bookkeeping costs too.
-const WASTE_MAX: f64 = 0.03;
+/// Part of what right guesses saved that may be wasted on others.
+const SAVED_PART: f64 = 0.9;
+
+/// Steps as long as recent ones: most of it that is kept.
+const SAVED_STEPS_MAX: f64 = 15.0;
 
 /// Seconds of a step: `fixed + row · rows`, by least squares over recent steps.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,39 +58,52 @@ impl StepCost {
     }
 }
 
-/// Time wasted on guesses that were wrong, against time spent and saved.
-#[derive(Clone, Copy, Debug, Default)]
+/// What one kind of guesses may waste: a share of the time of all steps, and most of what they saved.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ledger {
-    spent: f64,
-    wasted: f64,
+    share: f64,
+    /// Weight of all earlier steps against the newest.
+    memory: f64,
+    /// Time of recent steps: bounds what is kept for later.
+    recent: f64,
+    /// Seconds of the share that are left; less than none after a waste that was not foreseen.
+    allowance: f64,
     saved: f64,
 }
 
 impl Ledger {
-    /// A step took so long, making its `right` and `wrong` guesses included.
-    pub fn record(
-        &mut self,
-        took: Duration,
-        line: StepLine,
-        tokens: usize,
-        right: usize,
-        wrong: usize,
-        making: Duration,
-    ) {
-        for sum in [&mut self.spent, &mut self.wasted, &mut self.saved] {
-            *sum *= MEMORY;
-        }
-        self.spent += took.as_secs_f64();
-        // A right guess saves its part of a later step and costs its row.
-        let yielded = tokens.saturating_sub(right).max(1) as f64;
-        let plain = line.fixed + line.row * yielded;
-        self.saved += right as f64 * (plain / yielded - line.row).max(0.0);
-        self.wasted += wrong as f64 * line.row + making.as_secs_f64();
+    pub fn new(share: f64, memory: f64) -> Ledger {
+        Ledger { share, memory, recent: 0.0, allowance: 0.0, saved: 0.0 }
+    }
+
+    /// A step took so long, and right guesses `saved` seconds.
+    pub fn record(&mut self, took: Duration, saved: f64) {
+        let took = took.as_secs_f64();
+        self.recent = self.recent * self.memory + took;
+        self.allowance = (self.allowance + self.share * took).min(self.share * self.recent);
+        let debt = self.allowance.min(0.0);
+        let saved = SAVED_PART * saved;
+        // What was saved pays debts first.
+        self.allowance += saved.min(-debt);
+        let saved_max = SAVED_STEPS_MAX * (1.0 - self.memory) * self.recent;
+        self.saved = (self.saved + (saved + debt).max(0.0)).min(saved_max);
+    }
+
+    /// So many seconds went into guesses.
+    pub fn waste(&mut self, seconds: f64) {
+        let from_saved = seconds.min(self.saved);
+        self.saved -= from_saved;
+        self.allowance -= seconds - from_saved;
+    }
+
+    /// Seconds that may be wasted.
+    pub fn credit(&self) -> f64 {
+        self.allowance + self.saved
     }
 
     /// Whether more may be wasted.
     pub fn allows(&self) -> bool {
-        self.wasted <= WASTE_MAX * self.spent + 0.9 * self.saved
+        self.credit() >= 0.0
     }
 }
 
@@ -122,14 +137,19 @@ mod tests {
 
     #[test]
     fn waste_is_bounded_by_what_was_spent_and_saved() {
-        let line = StepLine { fixed: 8e-3, row: 1e-3 };
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(0.03, MEMORY);
         assert!(ledger.allows());
-        ledger.record(millis(12.0), line, 1, 0, 3, Duration::ZERO);
+        ledger.record(millis(12.0), 0.0);
+        ledger.waste(3e-3);
         assert!(!ledger.allows(), "a quarter of the step was wasted");
-        (0..20).for_each(|_| ledger.record(millis(9.0), line, 1, 0, 0, Duration::ZERO));
-        assert!(ledger.allows(), "it is little by now");
-        ledger.record(millis(12.0), line, 3, 2, 1, Duration::ZERO);
-        assert!(ledger.allows(), "it saved more than it wasted");
+        (0..9).for_each(|_| ledger.record(millis(9.0), 0.0));
+        assert!(!ledger.allows(), "it is still more than its share");
+        ledger.record(millis(9.0), 0.0);
+        assert!(ledger.allows(), "it is its share by now");
+        ledger.record(millis(12.0), 16e-3);
+        ledger.waste(10e-3);
+        assert!(ledger.allows(), "more was saved than wasted");
+        (0..10_000).for_each(|_| ledger.record(millis(10.0), 1e-3));
+        assert!(ledger.credit() < 0.2, "half a second of steps does not count for long: {ledger:?}");
     }
 }

@@ -50,6 +50,7 @@ impl Guesser {
 
     /// The sequence went on with `token`.
     pub fn push(&mut self, token: u32) {
+        self.acceptance.fade_draft();
         let guess = self.guesses.get(self.right).copied();
         if let Some(guess) = guess {
             match self.source {
@@ -79,7 +80,7 @@ impl Guesser {
     }
 
     /// The chance of a draft model's next guess.
-    pub fn draft_chance(&mut self) -> f64 {
+    pub fn draft_chance(&self) -> f64 {
         self.acceptance.draft_chance()
     }
 

@@ -28,7 +28,7 @@ mod plan;
 use std::ops::Deref;
 
 pub(crate) use self::guesser::Guesser;
-pub(crate) use self::plan::{Planner, Wish};
+pub(crate) use self::plan::{Outcome, Planner, RanStep, Wish};
 
 /// When guesses are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

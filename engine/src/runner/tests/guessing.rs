@@ -1,5 +1,7 @@
 //! Guessed tokens change nothing but the number of steps.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
 use crate::Speculation;
 
@@ -116,6 +118,61 @@ fn a_draft_model_changes_no_token() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// What `rounds` times `clients` prompts of 120 tokens and answers of 100 cost in the time of the steps, those
+/// of the draft model included, and how many of its guesses were right, of how many. A row of the model takes
+/// `micros` µs, and what the draft does so many percent of that.
+fn cost_with(draft: Option<(NextToken, u64)>, clients: usize, rounds: usize, micros: u64) -> (f64, u64, u64) {
+    let worked = Arc::new(AtomicU64::new(0));
+    let mock = |name: &str, micros: u64, next: NextToken| MockOptions {
+        name: name.to_owned(),
+        step_time: Duration::from_micros(8 * micros),
+        row_time: Duration::from_micros(micros),
+        worked: Arc::clone(&worked),
+        next,
+        ..MockOptions::default()
+    };
+    let speculation = if draft.is_some() { Speculation::Adaptive } else { Speculation::Off };
+    let mut model = chat_model(mock("mock", micros, letters()));
+    if let Some((draft, percent)) = draft {
+        let draft = chat_model(mock("draft", micros * percent / 100, draft));
+        model = model.with_draft(draft).expect("the same vocabulary");
+    }
+    let bytes = 400 * model.page_bytes();
+    let options =
+        EngineOptions { kv_bytes_max: bytes, speculation, stream_backlog: 1024, ..EngineOptions::default() };
+    let engine = Engine::start(vec![model], options).expect("a mock engine starts");
+    for round in 0..rounds {
+        let ask = |client: usize| {
+            let prompt = format!("{round} {client} ").repeat(30);
+            engine.submit(Request { max_new_tokens: 100, ..request(&prompt) }).expect("the engine takes it")
+        };
+        let streams: Vec<EventStream> = (0..clients).map(ask).collect();
+        streams.into_iter().for_each(|stream| assert_eq!(read(stream).tokens.len(), 100));
+    }
+    let stats = engine.stats();
+    (worked.load(Ordering::Relaxed) as f64, stats.accepted_drafts, stats.drafted_guesses)
+}
+
+/// A draft model that is always wrong is not asked for long, nor does it read prompts for nothing; one that
+/// is right is used.
+#[test]
+fn a_draft_model_costs_little_or_saves_much() {
+    for (clients, rounds, micros) in [(1, 6, 200), (4, 3, 100), (16, 2, 100)] {
+        let (plain, ..) = cost_with(None, clients, rounds, micros);
+        let (cost, right, guessed) = cost_with(Some((repeats("!"), 15)), clients, rounds, micros);
+        assert!(cost < 1.05 * plain, "{clients} clients: {} times the time", cost / plain);
+        assert_eq!(right, 0);
+        assert!(guessed > 0 || clients > 1, "it is tried");
+        let (cost, right, guessed) = cost_with(Some((letters(), 5)), clients, rounds, micros);
+        assert_eq!(right, guessed, "it says what the model says");
+        if clients == 1 {
+            assert!(guessed > 20 && cost < plain, "{guessed} guesses, {} times the time", cost / plain);
+        } else {
+            assert!(cost < 1.05 * plain, "{clients} clients: {} times the time", cost / plain);
         }
     }
 }
