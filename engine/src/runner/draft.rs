@@ -63,7 +63,7 @@ pub(super) struct Draftable {
 
 /// A sequence with tokens that the draft model has not seen.
 pub(super) struct Behind<'a> {
-    pages: &'a [u32],
+    pages: &'a Vec<u32>,
     tokens: &'a [u32],
     /// Tokens that the step's model has seen.
     seen: usize,
@@ -117,27 +117,21 @@ impl DraftModel {
         self.seconds_a_row * tokens as f64
     }
 
-    /// Computes what it has not seen of the sequences, one after the other, in no more than `seconds_max` as
-    /// far as it knows, but `CHUNK_MIN` tokens where `credit` seconds allow it.
-    pub fn catch_up(&mut self, sequences: &[Behind<'_>], seconds_max: f64, credit: f64) -> Duration {
+    /// Computes what it has not seen of a sequence, in no more than `seconds_max` as far as it knows, but
+    /// `CHUNK_MIN` tokens where `credit` seconds allow it.
+    pub fn catch_up(&mut self, sequence: &Behind<'_>, seconds_max: f64, credit: f64) -> Duration {
         let began = Instant::now();
-        for sequence in sequences {
-            loop {
-                let start = self.computed(sequence.pages);
-                let rows = self.unfilled_from(sequence.pages, start, sequence.seen).min(CHUNK_MAX);
-                let took = began.elapsed().as_secs_f64();
-                let rows = match rows.min(CHUNK_MIN) {
-                    0 => break,
-                    least if self.seconds_behind(least) > credit - took => return began.elapsed(),
-                    least => self.rows_within((seconds_max.min(credit) - took).max(0.0), least, rows),
-                };
-                self.compute(sequence, start, rows);
-                if began.elapsed().as_secs_f64() >= seconds_max {
-                    return began.elapsed();
-                }
+        loop {
+            let took = began.elapsed().as_secs_f64();
+            let start = self.computed(sequence.pages);
+            let rows = self.unfilled_from(sequence.pages, start, sequence.seen).min(CHUNK_MAX);
+            let least = rows.min(CHUNK_MIN);
+            if least == 0 || took >= seconds_max || self.seconds_behind(least) > credit - took {
+                return began.elapsed();
             }
+            let rows = self.rows_within((seconds_max.min(credit) - took).max(0.0), least, rows);
+            self.compute(sequence, start, rows);
         }
-        began.elapsed()
     }
 
     /// How many of at most `most` rows take so many seconds, but at least `least`.
@@ -154,7 +148,8 @@ impl DraftModel {
         let began = Instant::now();
         let end = start + rows;
         self.tables.recycle(&mut self.batch);
-        let pages = sequence.pages[..end.div_ceil(PAGE_TOKENS)].to_vec();
+        let mut pages = self.tables.copy(sequence.pages);
+        pages.truncate(end.div_ceil(PAGE_TOKENS));
         push(&mut self.batch, &sequence.tokens[start..end], start, pages);
         self.network.forward(&self.batch, &mut self.kv, &mut self.logits);
         self.fill(sequence.pages, start, end);
@@ -183,8 +178,9 @@ impl DraftModel {
 
     /// The tokens from `start` to `end` are computed, and all before them.
     fn fill(&mut self, pages: &[u32], start: usize, end: usize) {
-        for place in start / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
-            let filled = &mut self.filled[pages[place] as usize];
+        let touched = start / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS);
+        for (place, &page) in touched.clone().zip(&pages[touched]) {
+            let filled = &mut self.filled[page as usize];
             *filled = (*filled).max((end - place * PAGE_TOKENS).min(PAGE_TOKENS));
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Guessing {
     wishes: Vec<Wish>,
     /// Those of them that the draft model would guess for.
     drafting: Vec<Draftable>,
+    /// Sequences to catch up with: how much they lack, and their place in the step.
+    behind: Vec<(usize, usize)>,
     draft: Option<DraftModel>,
 }
 
@@ -40,6 +42,7 @@ impl Guessing {
             askers: Vec::new(),
             wishes: Vec::new(),
             drafting: Vec::new(),
+            behind: Vec::new(),
             draft,
         }
     }
@@ -146,8 +149,8 @@ impl Guessing {
     ) {
         let (Some(draft), Some(credit)) = (&mut self.draft, self.planner.draft_credit()) else { return };
         draft.fade();
-        let mut behind = Vec::new();
-        for (rows, id) in actions.batch.sequences.iter().zip(&actions.sequences) {
+        self.behind.clear();
+        for (place, (rows, id)) in actions.batch.sequences.iter().zip(&actions.sequences).enumerate() {
             let Some(request) = requests.get(id) else { continue };
             let wish = draft.wish(request.useful_guesses(), request.draft_chance());
             let left = request.tokens_left().min(TOKENS_TO_COME_MAX) as f64;
@@ -155,15 +158,24 @@ impl Guessing {
             let tokens = request.tokens().filter(|_| worth > 0.0);
             let found = tokens.and_then(|tokens| draft.behind(rows, tokens));
             // Begun only when it can be ended.
-            let seconds = |found: &Behind<'_>| draft.seconds_behind(found.lacking);
-            behind.extend(found.filter(|found| seconds(found) < worth.min(credit)));
+            let pays = |found: &Behind<'_>| draft.seconds_behind(found.lacking) < worth.min(credit);
+            self.behind.extend(found.filter(pays).map(|found| (found.lacking, place)));
         }
-        if behind.is_empty() {
-            return;
-        }
-        behind.sort_by_key(|found| found.lacking);
+        self.behind.sort_unstable();
         let seconds_max = if credit.is_finite() { took.as_secs_f64() / 2.0 } else { credit };
-        self.planner.drafted(draft.catch_up(&behind, seconds_max, credit));
+        let mut spent = Duration::ZERO;
+        for &(_, place) in &self.behind {
+            let tokens = requests.get(&actions.sequences[place]).and_then(ActiveRequest::tokens);
+            let Some(found) = tokens.and_then(|tokens| draft.behind(&actions.batch.sequences[place], tokens))
+            else {
+                continue;
+            };
+            let left = |most: f64| most - spent.as_secs_f64();
+            spent += draft.catch_up(&found, left(seconds_max), left(credit));
+        }
+        if !spent.is_zero() {
+            self.planner.drafted(spent);
+        }
     }
 
     /// Collects a wish of each asker, and whom the draft model would guess for: whoever its own text
