@@ -1,12 +1,16 @@
 """What guessing next tokens saves: Janus with `engine.speculation` off and adaptive, in one run.
 
-    python3 benches/peers/speculation.py [--model NAME_OR_PATH] [--rounds 3] [--clients 1 4] [--json FILE]
-                                         [--readme README.md]
+    python3 benches/peers/speculation.py [--model NAME_OR_PATH] [--rounds 3] [--clients 1 4] [--draft NAME_OR_PATH]
+                                         [--json FILE] [--readme README.md]
 
 Both servers are started in turn (A-B-A-B) and asked the same: to summarise, to edit code, to quote, and,
 where guesses have little to go by, to write freely, greedily and with a seed. Every answer has to be the
 same with and without guesses. Prints tokens a second of both, the ratio of their medians, and how many
 guesses were computed and came true.
+
+With `--draft` a small model guesses too, and prompts are asked once each, so that reading them with the
+draft is part of what it may cost. Models of random weights agree by chance only: that is the worst case
+(`--model llama-1b-q4_k_m --draft smollm2-135m-instruct`).
 """
 
 import argparse
@@ -74,14 +78,19 @@ def speed(server, task: str, clients: int) -> tuple[float, tuple[int, str]]:
     return sum(tokens for tokens, _ in answers) / seconds, answers[0]
 
 
-def measure(binary: Path, path: Path, mode: str, clients: list[int]) -> tuple[dict, dict, dict]:
+def measure(
+    binary: Path, path: Path, mode: str, clients: list[int], draft: Path | None
+) -> tuple[dict, dict, dict]:
     """Speeds and answers by task and clients, and counts of guesses."""
     options = ("--set", f"engine.speculation={mode}")
+    if draft is not None and mode != "off":
+        options += ("--draft", f"model={draft}")
     server = start("janus", binary, Setup(path, describe()["cores"], 4096, 16, janus_options=options))
     speeds, answers, guesses = {}, {}, {}
     try:
         for task in TASKS:
-            ask(server, task)  # The prompt's pages are there from now on, with and without guesses.
+            if draft is None:
+                ask(server, task)  # The prompt's pages are there from now on, with and without guesses.
             before = counts(server)
             for count in clients:
                 speeds[task, count], answers[task, count] = speed(server, task, count)
@@ -99,6 +108,7 @@ def counts(server) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--draft", metavar="NAME_OR_PATH")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
@@ -108,13 +118,14 @@ def main() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     binary = janus_binary(arguments.janus)
     path = models.path_of(arguments.model, binary, accept_license=False)
+    draft = arguments.draft and models.path_of(arguments.draft, binary, accept_license=False)
     print(sentence(describe()), file=sys.stderr)
     speeds: dict = {}
     for number in range(arguments.rounds):
         answers = {}
         for mode in ("off", "adaptive"):
             print(f"round {number + 1}, {mode}", file=sys.stderr, flush=True)
-            found, answers[mode], guesses = measure(binary, path, mode, arguments.clients)
+            found, answers[mode], guesses = measure(binary, path, mode, arguments.clients, draft)
             for place, value in found.items():
                 speeds.setdefault(place, {}).setdefault(mode, []).append(value)
         if answers["off"] != answers["adaptive"]:
@@ -126,12 +137,15 @@ def main() -> None:
         rows.append({"task": task, "clients": clients, "off_tok_s": off, "adaptive_tok_s": on})
         rows[-1] |= {"guessed": guessed, "right": right}
     print(table(rows))
+    cost = statistics.geometric_mean(row["off_tok_s"] / row["adaptive_tok_s"] for row in rows) - 1
+    print(f"guesses cost {100 * cost:.1f} % of the time over all rows (less than nothing: they save it)")
     print("all answers were the same with and without guesses")
     if arguments.json:
-        about = {"machine": describe(), "model": arguments.model, "rounds": arguments.rounds}
+        about = {"machine": describe(), "model": arguments.model, "draft": arguments.draft, "rounds": arguments.rounds}
         write_json(arguments.json, about | {"build": janus_version(binary), "rows": rows})
     if arguments.readme:
-        where = f"{arguments.model} on {sentence(describe())}, medians of {arguments.rounds} rounds."
+        beside = f" with {arguments.draft} as its draft" if draft else ""
+        where = f"{arguments.model}{beside} on {sentence(describe())}, medians of {arguments.rounds} rounds."
         report.rewrite(arguments.readme, "speculation", f"{where}\n\n{table(rows)}")
 
 
