@@ -35,6 +35,17 @@ pub const OFFSET: i32 = 128;
 pub const HALF_OFFSET: i32 = 32;
 
 impl<'a> Headers<'a> {
+    /// Without the first columns of the group.
+    #[cfg(target_arch = "x86_64")]
+    pub fn skip_columns(&self, first: usize) -> Headers<'a> {
+        Headers {
+            scales: &self.scales[first..],
+            weighted: &self.weighted[first..],
+            offsets: &self.offsets[first..],
+            half_offsets: &self.half_offsets[first..],
+        }
+    }
+
     /// Blocks there are in all rows.
     pub fn len(&self) -> usize {
         let len = self.scales.len();
@@ -155,7 +166,7 @@ pub struct Quantized {
 
 impl Quantized {
     /// Quantises the rows of `source` for kernels that take rows in groups of the descending `widths`, of
-    /// which the last is 1, or all at once up to `whole_max`. Rows that belong together stay in one group.
+    /// which the last is 1. Rows that belong together stay in one group.
     ///
     /// # Panics
     /// When `columns` is not a multiple of [`BLOCK`]; weights of such a shape are never packed so.
@@ -164,7 +175,7 @@ impl Quantized {
         isa: Isa,
         source: Source<'_>,
         precision: Precision,
-        (widths, whole_max): (&[usize], usize),
+        widths: &[usize],
         pool: &WorkerPool,
     ) {
         let columns = source.columns();
@@ -179,8 +190,7 @@ impl Quantized {
         let mut first = 0;
         while first < rows {
             let fits = |&width: &usize| width <= rows - first && width.is_multiple_of(each);
-            let part = widths.iter().copied().find(fits).unwrap_or(each);
-            let count = if rows <= whole_max { rows } else { part };
+            let count = widths.iter().copied().find(fits).unwrap_or(each);
             self.groups.push(ColumnGroup { first, count });
             let blocks = columns / BLOCK;
             self.places.extend(
@@ -313,7 +323,7 @@ mod tests {
             let columns = 256;
             let x = rows_of(rows, columns);
             let mut quantized = Quantized::default();
-            quantized.fill(Isa::best(), Source::new((&x).into()), Precision::Int8, (&[4, 3, 2, 1], 0), &pool);
+            quantized.fill(Isa::best(), Source::new((&x).into()), Precision::Int8, &[4, 3, 2, 1], &pool);
             assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
             for &group in quantized.groups() {
                 let (codes, headers) = quantized.group(group);
@@ -343,7 +353,7 @@ mod tests {
         let mut quantized = Quantized::default();
         let widths = &[4, 3, 2, 1];
         let source = Source::new((&x).into());
-        quantized.fill(Isa::best(), source, Precision::Int15, (widths, 0), &WorkerPool::new(1));
+        quantized.fill(Isa::best(), source, Precision::Int15, widths, &WorkerPool::new(1));
         let counts: Vec<usize> = quantized.groups().iter().map(|group| group.count).collect();
         assert_eq!(counts, [4, 4, 2]);
         for &group in quantized.groups() {

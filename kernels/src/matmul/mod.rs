@@ -2,7 +2,7 @@
 //!
 //! Weights are packed once at load into panels of 16 rows ([`layout`]); inputs are quantised to int8
 //! once for all matrices that read them ([`activations`]) unless the weights are plain floats
-//! ([`dense`]). A kernel takes one panel and a group of rows of inputs and never expands a matrix to
+//! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
 //! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2 and AVX-VNNI, which have
 //! neither the registers nor the instructions to spare in the inner loop, and on AVX-512 where they are
 //! more than nibbles. [`scalar`] is the specification; the other instruction sets give the same bits.
@@ -61,7 +61,7 @@ const EXPANDED_BYTES: usize = 256 << 10;
 /// Rows of inputs from which on codes are expanded once for all of them.
 const EXPAND_ROWS: usize = 32;
 /// Most columns any kernel takes.
-const WIDTH_MAX: usize = 31;
+const WIDTH_MAX: usize = 12;
 
 /// Most layers that read one input together (q, k and v).
 const LAYERS_MAX: usize = 4;
@@ -231,6 +231,12 @@ impl<'a> PanelArgs<'a> {
         PanelArgs { codes: &[], scales: &[], blocks, x, headers }
     }
 
+    /// The same without the first columns of the group.
+    #[cfg(target_arch = "x86_64")]
+    fn skip_columns(&self, first: usize) -> PanelArgs<'a> {
+        PanelArgs { x: &self.x[first * BLOCK..], headers: self.headers.skip_columns(first), ..*self }
+    }
+
     /// `bytes`: of codes and of scales in a panel. Changes the fields in place, as copies of all of them
     /// would wait for the stores of the last panel's results.
     fn set_panel(&mut self, codes: &'a [u8], scales: &'a [u8], bytes: (usize, usize)) {
@@ -295,7 +301,7 @@ fn multiply_all(
             if is_read {
                 let again = || tensor.map(|tensor| Source::new(Input::Rows(tensor)));
                 let source = x.take().or_else(again).expect("several readers have a tensor");
-                quantized.fill(isa, source, precision, (widths(isa), whole_max(isa)), pool);
+                quantized.fill(isa, source, precision, widths(isa), pool);
             }
         }
         let [int8, int15] = &*quantized;
@@ -328,15 +334,6 @@ fn widths(isa: Isa) -> &'static [usize] {
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::widths(isa),
         _ => &[4, 3, 2, 1],
-    }
-}
-
-/// Up to so many rows make one group.
-fn whole_max(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512::WHOLE_MAX,
-        _ => 0,
     }
 }
 
@@ -519,7 +516,7 @@ impl PanelKernel {
 fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::kernel(packing)),
+        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::kernel(packing, width)),
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => PanelKernel::Unsafe(avx_vnni::kernel(packing, width)),
         #[cfg(target_arch = "x86_64")]
@@ -557,7 +554,7 @@ fn pick_expanded_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => PanelKernel::Unsafe(avx_vnni::expanded_kernel(packing, width)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::expanded_kernel(packing)),
+        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::expanded_kernel(packing, width)),
         _ => pick_kernel(isa, packing, width),
     }
 }

@@ -8,7 +8,6 @@ mod codes;
 mod scales;
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use codes::{Expanded, Load, expand};
 use scales::{LoadScales, load_bytes, load_halves};
@@ -20,111 +19,37 @@ use super::{PREFETCH_BYTES, PanelArgs};
 /// Column counts with a kernel of their own, descending. 12 columns leave 8 of the 32 registers for
 /// weights, scales and one broadcast.
 pub const WIDTHS: &[usize] = &[12, 8, 6, 4, 3, 2, 1];
-/// Up to so many columns are one group, of which a kernel takes as many together as it has registers for.
-pub const WHOLE_MAX: usize = 31;
 
 /// Which loop goes with which scales.
 trait Panel: Scales {
-    /// Most columns whose sums stay in registers.
-    const WIDEST: usize;
-    /// Blocks that all columns of a group go through before the next ones, out of `blocks`: all of them, or
-    /// a super-block where the first columns would else wait for memory and the others for the next cache.
-    fn chunk<C: Codes>(blocks: usize) -> usize;
-
-    /// Adds the products of `blocks`, whole chunks unless they are all, with the columns from `first` to
-    /// `first + N` of a group of `tile.len()`; `ALONE` when they are all of it.
+    /// One panel times `N` columns.
     ///
     /// # Safety
-    /// `args` were checked by `PanelArgs::of_group` for a group of `tile.len()` columns and hold `blocks`,
-    /// these columns are within it, and the CPU has the features named below.
-    unsafe fn columns<C: Load, const N: usize, const ALONE: bool>(
-        args: &PanelArgs<'_>,
-        blocks: Range<usize>,
-        first: usize,
-        tile: &mut [[f32; PANEL_ROWS]],
-    );
-
-    /// One panel times a group of columns.
-    ///
-    /// # Safety
-    /// `args` were checked by `PanelArgs::of_group` for a group of `tile.len()` columns, and the CPU has the
-    /// features named below.
-    unsafe fn panel<C: Load>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
-        tile.fill([0.0; PANEL_ROWS]);
-        let columns = tile.len();
-        if next_width(columns, Self::WIDEST) == columns {
-            // SAFETY: the caller's promise.
-            unsafe { Self::columns_of_width::<C, true>(columns)(args, 0..args.blocks, 0, tile) };
-            return;
-        }
-        let chunk = Self::chunk::<C>(args.blocks);
-        for start in (0..args.blocks).step_by(chunk) {
-            let blocks = start..(start + chunk).min(args.blocks);
-            let mut first = 0;
-            while first < columns {
-                let width = next_width(columns - first, Self::WIDEST);
-                // SAFETY: the caller's promise, for the columns from `first` on.
-                unsafe { Self::columns_of_width::<C, false>(width)(args, blocks.clone(), first, tile) };
-                first += width;
-            }
-        }
-    }
-
-    /// [`Panel::columns`] for a width out of [`WIDTHS`].
-    fn columns_of_width<C: Load, const ALONE: bool>(width: usize) -> Columns {
-        match width {
-            12 => Self::columns::<C, 12, ALONE>,
-            8 => Self::columns::<C, 8, ALONE>,
-            6 => Self::columns::<C, 6, ALONE>,
-            4 => Self::columns::<C, 4, ALONE>,
-            3 => Self::columns::<C, 3, ALONE>,
-            2 => Self::columns::<C, 2, ALONE>,
-            _ => Self::columns::<C, 1, ALONE>,
-        }
-    }
-}
-
-/// See [`Panel::columns`].
-type Columns = unsafe fn(&PanelArgs<'_>, Range<usize>, usize, &mut [[f32; PANEL_ROWS]]);
-
-/// How many of `left` columns to take together, at most `widest`.
-fn next_width(left: usize, widest: usize) -> usize {
-    WIDTHS.iter().copied().find(|&width| width <= left.min(widest)).expect("1 is a width")
+    /// `args` were checked by `PanelArgs::of_group` and `PanelArgs::set_panel`, and the CPU has the features named below.
+    unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]);
 }
 
 macro_rules! panel_with_float_scales {
     ($scales:ty $(, $minimum:ident)?) => {
         impl $(<const $minimum: bool>)? Panel for $scales {
-            const WIDEST: usize = 12;
-
-            fn chunk<C: Codes>(blocks: usize) -> usize {
-                if C::BYTES == Byte::BYTES { SUPER_BLOCKS } else { blocks }
-            }
-
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-            unsafe fn columns<C: Load, const N: usize, const ALONE: bool>(
-                args: &PanelArgs<'_>,
-                blocks: Range<usize>,
-                first: usize,
-                tile: &mut [[f32; PANEL_ROWS]],
-            ) {
-                let group = if ALONE { N } else { tile.len() };
-                // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales, and
-                // as many times `group` rows of inputs and headers.
-                unsafe {
-                    let mut sums = load::<N>(tile, first);
-                    for block in blocks {
-                        let at = block * group + first;
-                        let (codes, x) = block_of::<C>(args, block, at, first == 0);
-                        let mut dots = start::<C, N>(&args.headers, at);
+            unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+                let mut sums = [_mm512_setzero_ps(); N];
+                for block in 0..args.blocks {
+                    // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
+                    // and `blocks * N` rows of inputs and headers.
+                    unsafe {
+                        let (codes, x) = block_of::<C, N>(args, block);
+                        let mut dots = start::<C, N, N>(&args.headers, block);
                         for z in 0..4 {
                             accumulate::<C, N>(codes, x, z, &mut dots);
                         }
                         let scales = <$scales>::load(args.scales.as_ptr(), block);
-                        scale::<Self, N>(scales, &args.headers, at, dots, &mut sums);
+                        scale::<Self, N>(scales, &args.headers, block, dots, &mut sums);
                     }
-                    store(tile, first, sums);
                 }
+                // SAFETY: `tile` has N rows.
+                unsafe { store(tile, sums) };
             }
         }
     };
@@ -133,36 +58,48 @@ panel_with_float_scales!(Direct<MINIMUM>, MINIMUM);
 panel_with_float_scales!(Exponent);
 
 impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> {
-    // Two scales a block take a third register a column.
-    const WIDEST: usize = if HALVES == 2 { 8 } else { 12 };
-
-    fn chunk<C: Codes>(blocks: usize) -> usize {
-        if HALVES == 2 { SUPER_BLOCKS } else { blocks }
-    }
-
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    unsafe fn columns<C: Load, const N: usize, const ALONE: bool>(
+    unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        // Two scales a block take a third register a column: a dozen columns would go through the stack.
+        const HALF: usize = 6;
+        if HALVES == 2 && N == 2 * HALF {
+            for first in [0, HALF] {
+                // SAFETY: the caller's promise, for columns `first..first + HALF` of N.
+                unsafe { Self::columns::<C, N, HALF>(&args.skip_columns(first), &mut tile[first..]) };
+            }
+            return;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::columns::<C, N, N>(args, tile) };
+    }
+}
+
+impl<const HALVES: usize, const MINIMUM: bool> Super<HALVES, MINIMUM> {
+    /// One panel times `N` columns out of a group of `G`.
+    ///
+    /// # Safety
+    /// As [`Panel::panel`], with inputs and headers of a group of `G`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn columns<C: Load, const G: usize, const N: usize>(
         args: &PanelArgs<'_>,
-        blocks: Range<usize>,
-        first: usize,
         tile: &mut [[f32; PANEL_ROWS]],
     ) {
-        let group = if ALONE { N } else { tile.len() };
-        // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales, and as many
-        // times `group` rows of inputs and headers.
-        unsafe {
-            let mut sums = load::<N>(tile, first);
-            for index in blocks.start / SUPER_BLOCKS..blocks.end / SUPER_BLOCKS {
+        let mut sums = [_mm512_setzero_ps(); N];
+        for index in 0..args.blocks / SUPER_BLOCKS {
+            // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales, and
+            // `blocks * G` rows of inputs and headers.
+            unsafe {
                 let scales = args.scales.as_ptr().add(index * Self::STRIDE);
                 let mut parts = [_mm512_setzero_ps(); N];
                 for block in 0..SUPER_BLOCKS {
-                    let at = (index * SUPER_BLOCKS + block) * group + first;
-                    let (codes, x) = block_of::<C>(args, index * SUPER_BLOCKS + block, at, first == 0);
+                    let at = index * SUPER_BLOCKS + block;
+                    let (codes, x) = block_of::<C, G>(args, at);
                     let mut scaled = [_mm512_setzero_ps(); N];
                     for half in 0..HALVES {
                         let mut dots = match HALVES {
-                            1 => start::<C, N>(&args.headers, at),
-                            _ => start_half::<C, N>(&args.headers, at, half),
+                            1 => start::<C, G, N>(&args.headers, at),
+                            _ => start_half::<C, G, N>(&args.headers, at, half),
                         };
                         for z in 4 / HALVES * half..4 / HALVES * (half + 1) {
                             accumulate::<C, N>(codes, x, z, &mut dots);
@@ -176,34 +113,28 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                         }
                     }
                     for (column, part) in parts.iter_mut().enumerate() {
-                        let input_scale = _mm512_set1_ps(*args.headers.scales.as_ptr().add(at + column));
+                        let input_scale = _mm512_set1_ps(*args.headers.scales.as_ptr().add(at * G + column));
                         *part = _mm512_fmadd_ps(scaled[column], input_scale, *part);
                     }
                 }
-                let rows = Rows { first: index * SUPER_BLOCKS * group + first, step: group };
-                finish_super_block::<HALVES, MINIMUM, N>(scales, &args.headers, rows, parts, &mut sums);
+                finish_super_block::<HALVES, MINIMUM, G, N>(scales, &args.headers, index, parts, &mut sums);
             }
-            store(tile, first, sums);
         }
+        // SAFETY: `tile` has N rows.
+        unsafe { store(tile, sums) };
     }
-}
-
-/// Where the headers of some columns begin, and how far it is from block to block.
-struct Rows {
-    first: usize,
-    step: usize,
 }
 
 /// Adds a super-block's products and minima, each times their factor.
 ///
 /// # Safety
-/// `scales` has the bytes of a super-block, `headers` entries of its 8 blocks at `rows`.
+/// `scales` has the bytes of a super-block, `headers` entries of more than `index` super-blocks.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: usize>(
+unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const G: usize, const N: usize>(
     scales: *const u8,
     headers: &Headers<'_>,
-    rows: Rows,
+    index: usize,
     parts: [__m512; N],
     sums: &mut [__m512; N],
 ) {
@@ -222,7 +153,7 @@ unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: 
                 let at = Super::<HALVES, MINIMUM>::scales_at(block, half) + PANEL_ROWS;
                 let minima = load_bytes(scales.add(at));
                 for (column, part) in parts.iter_mut().enumerate() {
-                    let at = rows.first + block * rows.step + column;
+                    let at = (index * SUPER_BLOCKS + block) * G + column;
                     let weighted = match HALVES {
                         1 => _mm512_set1_ps(*headers.weighted.as_ptr().add(at)),
                         _ => weighted_half(headers, at, half),
@@ -239,51 +170,30 @@ unsafe fn finish_super_block<const HALVES: usize, const MINIMUM: bool, const N: 
 }
 
 /// # Safety
-/// `tile` has at least `first + N` rows.
+/// `tile` has at least `N` rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load<const N: usize>(tile: &[[f32; PANEL_ROWS]], first: usize) -> [__m512; N] {
-    let mut sums = [_mm512_setzero_ps(); N];
-    for (column, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller's promise; a tile row has 16 values.
-        *sum = unsafe { _mm512_loadu_ps(tile.as_ptr().add(first + column).cast()) };
-    }
-    sums
-}
-
-/// # Safety
-/// `tile` has at least `first + N` rows.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn store<const N: usize>(tile: &mut [[f32; PANEL_ROWS]], first: usize, sums: [__m512; N]) {
-    for (column, sum) in sums.into_iter().enumerate() {
-        // SAFETY: the caller's promise; a tile row has 16 values.
-        unsafe { _mm512_storeu_ps(tile.as_mut_ptr().add(first + column).cast(), sum) };
+unsafe fn store<const N: usize>(tile: &mut [[f32; PANEL_ROWS]], sums: [__m512; N]) {
+    for (values, sum) in tile.iter_mut().zip(sums) {
+        // SAFETY: a tile row has 16 values.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), sum) };
     }
 }
 
-/// Codes of a block, and inputs from row `at` of all blocks on. `is_first`: whether these codes are read for
-/// the first time.
+/// Codes, and inputs of a group of `G` columns, of a block.
 ///
 /// # Safety
-/// `block < args.blocks`, and there is a row `at`.
+/// `block < args.blocks`.
 #[inline]
-unsafe fn block_of<C: Load>(
-    args: &PanelArgs<'_>,
-    block: usize,
-    at: usize,
-    is_first: bool,
-) -> (*const u8, *const i8) {
+unsafe fn block_of<C: Load, const G: usize>(args: &PanelArgs<'_>, block: usize) -> (*const u8, *const i8) {
     // SAFETY: the caller's promise; `PanelArgs` holds that many bytes. Prefetching has no effect but on
     // caches.
     unsafe {
         let codes = args.codes.as_ptr().add(block * C::BYTES);
-        if C::STREAMED && is_first {
-            for line in (0..C::BYTES).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH_BYTES + line).cast());
-            }
+        for line in (0..if C::STREAMED { C::BYTES } else { 0 }).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH_BYTES + line).cast());
         }
-        (codes, args.x.as_ptr().add(at * BLOCK))
+        (codes, args.x.as_ptr().add(block * G * BLOCK))
     }
 }
 
@@ -304,15 +214,18 @@ unsafe fn weighted_half(headers: &Headers<'_>, at: usize, half: usize) -> __m512
 /// Integer sums of `N` columns that already subtract the offset of all codes of the block to come.
 ///
 /// # Safety
-/// `headers` has `N` entries from `at` on.
+/// `headers` has entries of more than `block` blocks of `G` columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn start<C: Load, const N: usize>(headers: &Headers<'_>, at: usize) -> [__m512i; N] {
+unsafe fn start<C: Load, const G: usize, const N: usize>(
+    headers: &Headers<'_>,
+    block: usize,
+) -> [__m512i; N] {
     let mut dots = [_mm512_setzero_si512(); N];
     if C::SHIFTED != 0 {
         for (column, dot) in dots.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            let offset = _mm512_set1_epi32(unsafe { *headers.offsets.as_ptr().add(at + column) });
+            let offset = _mm512_set1_epi32(unsafe { *headers.offsets.as_ptr().add(block * G + column) });
             let places = (OFFSET as u32).ilog2() - C::SHIFTED.ilog2();
             *dot = _mm512_sra_epi32(offset, _mm_cvtsi32_si128(places as i32));
         }
@@ -326,13 +239,18 @@ unsafe fn start<C: Load, const N: usize>(headers: &Headers<'_>, at: usize) -> [_
 /// As there.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn start_half<C: Load, const N: usize>(headers: &Headers<'_>, at: usize, half: usize) -> [__m512i; N] {
+unsafe fn start_half<C: Load, const G: usize, const N: usize>(
+    headers: &Headers<'_>,
+    block: usize,
+    half: usize,
+) -> [__m512i; N] {
     debug_assert!(C::SHIFTED == 0 || C::SHIFTED == HALF_OFFSET as u32);
     let mut dots = [_mm512_setzero_si512(); N];
     if C::SHIFTED != 0 {
         for (column, dot) in dots.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            *dot = _mm512_set1_epi32(unsafe { (*headers.half_offsets.as_ptr().add(at + column))[half] });
+            *dot =
+                _mm512_set1_epi32(unsafe { (*headers.half_offsets.as_ptr().add(block * G + column))[half] });
         }
     }
     dots
@@ -363,18 +281,18 @@ unsafe fn accumulate<C: Load, const N: usize>(
 }
 
 /// # Safety
-/// `headers` has `N` entries from `at` on.
+/// `headers` has entries of more than `block` blocks of `N` columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn scale<S: Scales, const N: usize>(
     (scale, minimum): (__m512, __m512),
     headers: &Headers<'_>,
-    at: usize,
+    block: usize,
     dots: [__m512i; N],
     sums: &mut [__m512; N],
 ) {
     for (column, sum) in sums.iter_mut().enumerate() {
-        let at = at + column;
+        let at = block * N + column;
         // SAFETY: the caller's promise.
         let input_scale = _mm512_set1_ps(unsafe { *headers.scales.as_ptr().add(at) });
         let factor = _mm512_mul_ps(scale, input_scale);
@@ -387,14 +305,26 @@ unsafe fn scale<S: Scales, const N: usize>(
     }
 }
 
-/// The kernel of a layout, for up to [`WHOLE_MAX`] columns.
-pub fn kernel(packing: Packing) -> super::UnsafePanelKernel {
+/// The kernel of a layout for a column count out of [`WIDTHS`].
+pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
-            match packing { $(Packing::$packing => <$scales as Panel>::panel::<$codes>,)* }
+            match packing { $(Packing::$packing => of_width::<$codes, $scales>(width),)* }
         };
     }
     for_each_packing!(pick)
+}
+
+fn of_width<C: Load, S: Panel>(width: usize) -> super::UnsafePanelKernel {
+    match width {
+        12 => S::panel::<C, 12>,
+        8 => S::panel::<C, 8>,
+        6 => S::panel::<C, 6>,
+        4 => S::panel::<C, 4>,
+        3 => S::panel::<C, 3>,
+        2 => S::panel::<C, 2>,
+        _ => S::panel::<C, 1>,
+    }
 }
 
 /// Layouts whose codes take more than a mask and a shift, which share their ports with `vpdpbusd` on
@@ -424,12 +354,12 @@ pub fn expander(packing: Packing) -> Option<super::Expander> {
 }
 
 /// As [`kernel`], for expanded codes.
-pub fn expanded_kernel(packing: Packing) -> super::UnsafePanelKernel {
+pub fn expanded_kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing {
-                $(Packing::$packing => <$scales as Panel>::panel::<Expanded<$codes>>,)*
-                _ => kernel(packing),
+                $(Packing::$packing => of_width::<Expanded<$codes>, $scales>(width),)*
+                _ => kernel(packing, width),
             }
         };
     }
