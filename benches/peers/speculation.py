@@ -145,7 +145,8 @@ def main() -> None:
         write_json(arguments.json, about | {"build": janus_version(binary), "rows": rows})
     if arguments.readme:
         beside = f" with {arguments.draft} as its draft" if draft else ""
-        where = f"{arguments.model}{beside} on {sentence(describe())}, medians of {arguments.rounds} rounds."
+        measured = "one round" if arguments.rounds == 1 else f"medians of {arguments.rounds} rounds"
+        where = f"{arguments.model}{beside} on {sentence(describe())}, {measured}."
         report.rewrite(arguments.readme, "speculation", f"{where}\n\n{table(rows)}")
 
 

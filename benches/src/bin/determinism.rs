@@ -20,15 +20,13 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::path::Path;
 use std::time::Instant;
 
-use engine::model::{LoadOptions, LoadedModel, Network, load};
+use benches::{Failure, load_model};
+use engine::model::Network;
 use engine::{Batch, CacheHint, Caller, Engine, EngineOptions, Event, Request, SamplingParams, StopCriteria};
 use kernels::{AttentionParams, CpuOptions, Device, KvCache, PAGE_TOKENS, PagedRows, Tensor};
 use serde_json::json;
-
-type Failure = Box<dyn std::error::Error>;
 
 const HELP: &str = "determinism MODEL [--json] [--heads N] [--hidden N]: checks that a request has the same \
 tokens whatever else is in the batch, and measures what that costs";
@@ -115,19 +113,6 @@ fn text(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn open(path: &str, device: &Device) -> Result<LoadedModel, Failure> {
-    let options = LoadOptions {
-        path: Path::new(path),
-        name: Some("model"),
-        context_tokens: None,
-        device,
-        whole_identity: false,
-        packed: None,
-        progress: &|_| {},
-    };
-    Ok(load(&options)?)
-}
-
 /// Devices of one thread, and of all.
 fn devices() -> Result<Vec<Device>, String> {
     let device = |threads| Device::cpu(CpuOptions { threads, ..CpuOptions::default() });
@@ -150,7 +135,7 @@ fn check(path: &str) -> Result<Vec<serde_json::Value>, Failure> {
         ] {
             let mut options = EngineOptions::default();
             options.prefix.enabled = prefixes;
-            let engine = Engine::start(vec![open(path, &device)?], options)?;
+            let engine = Engine::start(vec![load_model(path, &device)?], options)?;
             if prefixes {
                 // So that all of them are found.
                 together(&engine, 0)?;
@@ -233,7 +218,7 @@ fn request(id: u64) -> Request {
 fn costs(arguments: &Arguments) -> Result<Vec<serde_json::Value>, Failure> {
     let devices = devices()?;
     let all = devices.last().ok_or("there is a device")?;
-    let mut model = open(&arguments.model, all)?;
+    let mut model = load_model(&arguments.model, all)?;
     let Network::Decoder(decoder) = &mut model.network else {
         return Err("this model makes embeddings; give one that generates text".into());
     };
