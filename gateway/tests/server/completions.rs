@@ -99,6 +99,7 @@ fn a_second_request_says_how_much_was_cached() {
     let options = json!({ "prompt": prompt, "stream": true, "stream_options": { "include_usage": true } });
     let events = ask(&server, options);
     assert_eq!(cached(events.as_array().unwrap().last().unwrap()), full);
+    server.wait_until_idle();
     assert_eq!(server.metric("janus_engine_reused_prompt_tokens_total"), 2.0 * full as f64);
 }
 
