@@ -5,22 +5,25 @@
 //! `JANUS_SECTION_KEY`, and overrides from the command line. Unknown keys are refused.
 
 mod address;
+mod check;
 mod client;
+mod engine;
 mod layers;
+mod prefix;
 mod print;
 mod public;
 mod secret;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use address::is_host_name;
 pub use address::listen_address;
 pub use client::{Band, Client};
+pub use engine::{Engine, KvFormat, Speculation};
 pub use layers::Sources;
+pub use prefix::Prefix;
 pub use print::print_default;
 pub use public::Public;
 pub use secret::{Secret, check_private};
@@ -154,95 +157,6 @@ pub struct Models {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Engine {
-    /// Threads that compute. 0: one a physical core, within the quota of the control group.
-    pub threads: usize,
-    /// Requests that may wait for a place, besides those running; more are answered 429, unless their client
-    /// has less than an equal part of them waiting.
-    pub waiting_requests_max: usize,
-    /// Prompt tokens that may wait, summed over those requests.
-    pub waiting_tokens_max: usize,
-    /// Sequences that generate together.
-    pub running_sequences_max: usize,
-    /// Tokens in one step: all that generate, and pieces of new prompts.
-    pub step_tokens_max: usize,
-    /// Prompt tokens in a step that also generates: bounds the wait for a running stream's next token.
-    pub mixed_prefill_tokens_max: usize,
-    /// Time of embeddings for the time of chats beside them, in percent: how much longer the wait for a
-    /// running stream's next token gets. Without chats embeddings get all.
-    pub embed_share_percent: usize,
-    /// Tokens of inputs that may wait to be embedded.
-    pub embed_waiting_tokens_max: usize,
-    /// Memory for weights and context of all models together, in MiB. 0: three quarters of what is
-    /// available at the start, in this machine or container.
-    pub memory_mib: usize,
-    /// New requests are refused while less memory than this is left in this machine or container, whoever took
-    /// it, in MiB; running ones go on. Below twice as much, cached prefixes are given up. 0: never.
-    pub memory_floor_mib: usize,
-    /// Memory for the context of running requests, for each chat model, in MiB, at most.
-    pub kv_mib: usize,
-    /// How much of the memory that weights leave goes to context, in percent; the rest is for models
-    /// loaded later.
-    pub kv_share_percent: usize,
-    /// Tokens buffered for a client that reads slowly; then its sequence pauses.
-    pub stream_backlog: usize,
-    /// A sequence that its client paused for this long is cancelled.
-    pub stalled_client_ms: u64,
-    /// `adaptive`: likely next tokens are computed ahead where that saves time; `off`: never. Answers are
-    /// the same.
-    pub speculation: Speculation,
-    /// How keys and values are kept: `int16`, or `int8`, which takes half the memory and costs a little
-    /// accuracy.
-    pub kv_format: KvFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum KvFormat {
-    #[default]
-    Int16,
-    Int8,
-}
-
-impl KvFormat {
-    pub fn kernels(self) -> kernels::KvFormat {
-        match self {
-            KvFormat::Int16 => kernels::KvFormat::Int16,
-            KvFormat::Int8 => kernels::KvFormat::Int8,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Speculation {
-    #[default]
-    Adaptive,
-    Off,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Prefix {
-    /// Keep them at all.
-    pub enabled: bool,
-    /// A folder where they outlive the process. Empty: none. One process at a time can use it.
-    pub store_dir: String,
-    /// What the folder may hold, in MiB; the least recently used go first.
-    pub store_mib: usize,
-    /// A file, closed to others, with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored and make its names
-    /// with. Empty: it is stored in the clear, readable for whoever can read the folder, and named by a secret
-    /// in the folder.
-    pub store_key_file: String,
-    /// Prefixes that callers share, each a section `[[prefix.public]]` with one of `system` or `system_file`
-    /// (a chat's system message) and `text` or `text_file` (what prompts of completions begin with), and
-    /// optionally `tenants` (a list: those of `auth.clients` that share it; default: everybody) and `model`
-    /// (default: all). Whether another has used one can then be told from how quickly a prompt begins.
-    pub public: Vec<Public>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Choices of one request: its prompts times `n`.
     pub choices_max: usize,
@@ -322,42 +236,6 @@ impl Default for Models {
     }
 }
 
-impl Default for Engine {
-    fn default() -> Self {
-        let options = engine::EngineOptions::default();
-        Engine {
-            threads: 0,
-            waiting_requests_max: options.waiting_requests_max,
-            waiting_tokens_max: options.waiting_tokens_max,
-            running_sequences_max: options.running_sequences_max,
-            step_tokens_max: options.step_tokens_max,
-            mixed_prefill_tokens_max: options.mixed_prefill_tokens_max,
-            embed_share_percent: options.embed_share_percent,
-            embed_waiting_tokens_max: options.embed_waiting_tokens_max,
-            memory_mib: 0,
-            memory_floor_mib: options.watch.floor_bytes >> 20,
-            kv_mib: options.kv_bytes_max >> 20,
-            kv_share_percent: options.kv_share_percent,
-            stream_backlog: options.stream_backlog,
-            stalled_client_ms: options.stalled_client_max.as_millis() as u64,
-            speculation: Speculation::default(),
-            kv_format: KvFormat::default(),
-        }
-    }
-}
-
-impl Default for Prefix {
-    fn default() -> Self {
-        Prefix {
-            enabled: true,
-            store_dir: String::new(),
-            store_mib: 4096,
-            store_key_file: String::new(),
-            public: Vec::new(),
-        }
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -380,67 +258,6 @@ impl Default for Log {
     }
 }
 
-impl Engine {
-    /// The budget of all models, measured now where the setting leaves it to the machine.
-    fn memory_bytes_max(&self) -> usize {
-        match self.memory_mib {
-            0 => engine::memory::available().map_or(usize::MAX, |available| available / 4 * 3),
-            mib => mib.saturating_mul(1 << 20),
-        }
-    }
-
-    /// The engine's own form of this section.
-    pub fn options(&self) -> engine::EngineOptions {
-        engine::EngineOptions {
-            waiting_requests_max: self.waiting_requests_max,
-            waiting_tokens_max: self.waiting_tokens_max,
-            running_sequences_max: self.running_sequences_max,
-            step_tokens_max: self.step_tokens_max,
-            mixed_prefill_tokens_max: self.mixed_prefill_tokens_max,
-            embed_share_percent: self.embed_share_percent,
-            embed_waiting_tokens_max: self.embed_waiting_tokens_max,
-            memory_bytes_max: self.memory_bytes_max(),
-            watch: engine::WatchOptions {
-                floor_bytes: self.memory_floor_mib.saturating_mul(1 << 20),
-                ..engine::WatchOptions::default()
-            },
-            kv_bytes_max: self.kv_mib.saturating_mul(1 << 20),
-            kv_share_percent: self.kv_share_percent,
-            stream_backlog: self.stream_backlog,
-            stalled_client_max: Duration::from_millis(self.stalled_client_ms),
-            speculation: match self.speculation {
-                Speculation::Adaptive => engine::Speculation::Adaptive,
-                Speculation::Off => engine::Speculation::Off,
-            },
-            ..engine::EngineOptions::default()
-        }
-    }
-}
-
-impl Prefix {
-    /// The engine's own form of this section; opens the folder.
-    ///
-    /// # Errors
-    /// When a file cannot be read or the folder cannot be used, naming it.
-    pub fn options(&self) -> anyhow::Result<engine::PrefixOptions> {
-        let public = self.public.iter().map(Public::prefix).collect::<anyhow::Result<_>>()?;
-        let mut options = engine::PrefixOptions { enabled: self.enabled, store: None, public };
-        if self.enabled && !self.store_dir.is_empty() {
-            let key = match self.store_key_file.as_str() {
-                "" => None,
-                path => {
-                    check_private(path.as_ref(), "prefix.store_key_file")?;
-                    Some(engine::StoreKey::read(path.as_ref())?)
-                }
-            };
-            let bytes_max = (self.store_mib as u64).saturating_mul(1 << 20);
-            let folder = PathBuf::from(&self.store_dir);
-            options.store = Some(engine::PageStore::open(engine::StoreOptions { folder, bytes_max, key })?);
-        }
-        Ok(options)
-    }
-}
-
 impl Config {
     /// Puts the sources over the defaults and checks the result.
     ///
@@ -450,75 +267,5 @@ impl Config {
         let config = layers::merge(sources)?;
         config.check()?;
         Ok(config)
-    }
-
-    /// Checks values that types cannot. Whether the address may be listened on is checked by
-    /// [`listen_address`], once the keys are read.
-    ///
-    /// # Errors
-    /// [`ConfigError::Invalid`] naming the key.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        for (key, value, least) in self.lower_bounds() {
-            if value < least {
-                return Err(ConfigError::Invalid { key, reason: format!("must be at least {least}") });
-            }
-        }
-        if let Some(host) = self.server.allowed_hosts.iter().find(|host| !is_host_name(host)) {
-            return Err(ConfigError::Invalid {
-                key: "server.allowed_hosts",
-                reason: format!("holds `{host}`: write host names only, without scheme or port"),
-            });
-        }
-        if self.engine.kv_share_percent > 100 {
-            return Err(ConfigError::Invalid {
-                key: "engine.kv_share_percent",
-                reason: "can be 100 at most".into(),
-            });
-        }
-        Client::check_all(&self.auth.clients)?;
-        self.prefix.public.iter().try_for_each(|public| public.check(&self.auth))?;
-        if self.limits.logprobs_max > 20 {
-            return Err(ConfigError::Invalid {
-                key: "limits.logprobs_max",
-                reason: "can be 20 at most".into(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Key, value, and the least it can be.
-    fn lower_bounds(&self) -> Vec<(&'static str, u64, u64)> {
-        let (server, engine, limits) = (&self.server, &self.engine, &self.limits);
-        vec![
-            ("server.connections_max", server.connections_max as u64, 1),
-            ("server.requests_in_flight_max", server.requests_in_flight_max as u64, 1),
-            ("server.header_deadline_ms", server.header_deadline_ms, 1),
-            ("server.body_deadline_ms", server.body_deadline_ms, 1),
-            ("server.idle_deadline_ms", server.idle_deadline_ms, 1),
-            ("server.write_deadline_ms", server.write_deadline_ms, 1),
-            ("server.request_deadline_ms", server.request_deadline_ms, 1),
-            ("server.body_bytes_max", server.body_bytes_max as u64, 1),
-            // The smallest buffer hyper allows.
-            ("server.header_bytes_max", server.header_bytes_max as u64, 8192),
-            ("server.h2_streams_max", server.h2_streams_max.into(), 1),
-            ("server.keep_alive_ms", server.keep_alive_ms, 1),
-            ("engine.waiting_requests_max", engine.waiting_requests_max as u64, 1),
-            ("engine.waiting_tokens_max", engine.waiting_tokens_max as u64, 1),
-            ("engine.running_sequences_max", engine.running_sequences_max as u64, 1),
-            ("engine.step_tokens_max", engine.step_tokens_max as u64, 1),
-            ("engine.mixed_prefill_tokens_max", engine.mixed_prefill_tokens_max as u64, 1),
-            ("engine.embed_share_percent", engine.embed_share_percent as u64, 1),
-            ("engine.embed_waiting_tokens_max", engine.embed_waiting_tokens_max as u64, 1),
-            ("engine.kv_mib", engine.kv_mib as u64, 1),
-            ("engine.stream_backlog", engine.stream_backlog as u64, 1),
-            ("engine.stalled_client_ms", engine.stalled_client_ms, 1),
-            ("models.on_demand_wait_ms", self.models.on_demand_wait_ms, 1),
-            ("models.packed_mib", self.models.packed_mib as u64, 1),
-            ("prefix.store_mib", self.prefix.store_mib as u64, 1),
-            ("limits.choices_max", limits.choices_max as u64, 1),
-            ("limits.logprobs_mib", limits.logprobs_mib as u64, 1),
-            ("limits.messages_max", limits.messages_max as u64, 1),
-            ("limits.embedding_inputs_max", limits.embedding_inputs_max as u64, 1),
-        ]
     }
 }

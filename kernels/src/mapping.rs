@@ -121,3 +121,43 @@ impl Deref for MappedBytes {
         &self.mapping.inner.map[self.range.clone()]
     }
 }
+
+// On aarch64 these run in an emulator, whose own memory is what the system describes.
+#[cfg(test)]
+#[cfg(all(target_os = "linux", not(target_arch = "aarch64")))]
+mod tests {
+    use super::*;
+
+    /// KiB of the map that holds `address` that are in memory, from `/proc/self/smaps`.
+    fn resident_kib(address: usize) -> usize {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut holds = false;
+        for line in text.lines() {
+            let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+            let bounds = range.map(|(from, to)| [from, to].map(|hex| usize::from_str_radix(hex, 16)));
+            if let Some([Ok(from), Ok(to)]) = bounds {
+                holds = (from..to).contains(&address);
+            } else if let Some(rss) = line.strip_prefix("Rss:").filter(|_| holds) {
+                return rss.trim().trim_end_matches(" kB").parse().unwrap();
+            }
+        }
+        panic!("{address:x} is in no map");
+    }
+
+    #[test]
+    fn released_bytes_leave_memory_and_can_be_read_again() {
+        const MIB: usize = 1 << 20;
+        let path = std::env::temp_dir().join(format!("janus-mapping-{}", std::process::id()));
+        std::fs::write(&path, (0..8 * MIB).map(|place| (place / 4096) as u8).collect::<Vec<_>>()).unwrap();
+        let mapping = Mapping::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let sum = || mapping.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>();
+        let (expected, address) = (sum(), mapping.as_ptr() as usize);
+        assert_eq!(resident_kib(address), 8 << 10, "all was read");
+        // From and to the middle of a page: what is shared with a neighbour stays.
+        mapping.slice(2 * MIB + 100..6 * MIB + 100).unwrap().release();
+        let left = resident_kib(address);
+        assert!((4 << 10..=(4 << 10) + 128).contains(&left), "{left} KiB are left");
+        assert_eq!(sum(), expected);
+    }
+}
