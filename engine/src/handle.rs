@@ -15,7 +15,7 @@ use crate::pages::store::{PageStore, StoreStats};
 use crate::residents::{ModelLease, Residents};
 use crate::runner::{Embedding, Generation, Runner, StreamShared, event_channel};
 use crate::watch::{MemoryWatch, WatchOptions};
-use crate::{Band, Caller, EngineError, Event, PrefixOptions, Request, Speculation};
+use crate::{Band, Caller, EngineError, Event, PrefixOptions, Request, Speculation, StepClock};
 
 /// How long a start waits to hear what the page store has: a large folder is looked through beside requests.
 const STORE_LOOK_MAX: Duration = Duration::from_secs(2);
@@ -67,6 +67,7 @@ pub struct EngineOptions {
     pub stalled_client_max: Duration,
     /// When next tokens are guessed and computed ahead.
     pub speculation: Speculation,
+    pub step_clock: StepClock,
 }
 
 impl Default for EngineOptions {
@@ -93,6 +94,7 @@ impl Default for EngineOptions {
             stream_backlog: 64,
             stalled_client_max: Duration::from_secs(60),
             speculation: Speculation::default(),
+            step_clock: StepClock::default(),
         }
     }
 }

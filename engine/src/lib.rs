@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod bench;
+mod clock;
 pub mod error;
 pub mod files;
 pub mod handle;
@@ -33,6 +34,7 @@ pub mod tokenizer;
 mod watch;
 
 pub use batch::Batch;
+pub use clock::StepClock;
 pub use error::EngineError;
 pub use handle::{BandStats, EmbedReply, EmbedRequest, Engine, EngineOptions, EngineStats, EventStream};
 pub use loading::{LoadPlan, Unloading};

@@ -5,11 +5,12 @@
 //! early changes the answer. The tokenizer has one token a byte, and the two ChatML marks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kernels::{CpuOptions, Device, KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows, Tensor};
 
+use crate::StepClock;
 use crate::batch::{Batch, Decoder, Encoder};
 use crate::model::{LoadedModel, ModelInfo, Network, Task};
 use crate::tokenizer::{GgufVocabulary, Tokenizer};
@@ -35,8 +36,8 @@ pub struct MockOptions {
     /// Time a step takes, and each of its rows.
     pub step_time: Duration,
     pub row_time: Duration,
-    /// Nanoseconds its steps took so far, were they as long as these times.
-    pub worked: Arc<AtomicU64>,
+    /// Where that time passes. A clock that counts is the engine's too: nothing waits.
+    pub clock: StepClock,
     pub next: NextToken,
 }
 
@@ -48,7 +49,7 @@ impl Default for MockOptions {
             weight_bytes: 0,
             step_time: Duration::ZERO,
             row_time: Duration::ZERO,
-            worked: Arc::default(),
+            clock: StepClock::Machine,
             next: letters(),
         }
     }
@@ -226,8 +227,12 @@ impl Decoder for MockDecoder {
     /// choose from.
     fn forward(&mut self, batch: &Batch, kv: &mut KvCache, logits: &mut Tensor) {
         let takes = self.options.step_time + self.options.row_time * batch.tokens.len() as u32;
-        self.options.worked.fetch_add(takes.as_nanos() as u64, Ordering::Relaxed);
-        std::thread::sleep(takes);
+        match &self.options.clock {
+            StepClock::Machine => std::thread::sleep(takes),
+            StepClock::Counted(clock) => {
+                clock.fetch_add(takes.as_nanos() as u64, Ordering::Relaxed);
+            }
+        }
         self.write_cache(batch, kv);
         logits.reshape(batch.logit_rows.len(), VOCABULARY);
         let mut wanted = batch.logit_rows.iter().enumerate().peekable();

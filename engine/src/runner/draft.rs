@@ -9,11 +9,12 @@
 //! filled is counted by page, so that a prefix that returns need not be caught up with again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kernels::{KvCache, PAGE_TOKENS, PagedRows, Tensor};
 
 use super::active::ActiveRequest;
+use crate::StepClock;
 use crate::batch::{Batch, Decoder, PageTables};
 use crate::sampler::SamplerScratch;
 use crate::scheduler::{Actions, SequenceId};
@@ -37,6 +38,7 @@ const BEHIND_MAX: usize = GUESSES_MAX;
 pub(super) struct DraftModel {
     network: Box<dyn Decoder>,
     kv: KvCache,
+    clock: StepClock,
     batch: Batch,
     tables: PageTables,
     logits: Tensor,
@@ -72,11 +74,12 @@ pub(super) struct Behind<'a> {
 }
 
 impl DraftModel {
-    pub fn new(network: Box<dyn Decoder>, kv: KvCache) -> DraftModel {
+    pub fn new(network: Box<dyn Decoder>, kv: KvCache, clock: StepClock) -> DraftModel {
         DraftModel {
             network,
             filled: vec![0; kv.pages()],
             kv,
+            clock,
             batch: Batch::default(),
             tables: PageTables::default(),
             logits: Tensor::default(),
@@ -120,14 +123,14 @@ impl DraftModel {
     /// Computes what it has not seen of a sequence, in no more than `seconds_max` as far as it knows, but
     /// `CHUNK_MIN` tokens where `credit` seconds allow it.
     pub fn catch_up(&mut self, sequence: &Behind<'_>, seconds_max: f64, credit: f64) -> Duration {
-        let began = Instant::now();
+        let began = self.clock.now();
         loop {
-            let took = began.elapsed().as_secs_f64();
+            let took = (self.clock.now() - began).as_secs_f64();
             let start = self.computed(sequence.pages);
             let rows = self.unfilled_from(sequence.pages, start, sequence.seen).min(CHUNK_MAX);
             let least = rows.min(CHUNK_MIN);
             if least == 0 || took >= seconds_max || self.seconds_behind(least) > credit - took {
-                return began.elapsed();
+                return self.clock.now() - began;
             }
             let rows = self.rows_within((seconds_max.min(credit) - took).max(0.0), least, rows);
             self.compute(sequence, start, rows);
@@ -145,7 +148,7 @@ impl DraftModel {
     }
 
     fn compute(&mut self, sequence: &Behind<'_>, start: usize, rows: usize) {
-        let began = Instant::now();
+        let began = self.clock.now();
         let end = start + rows;
         self.tables.recycle(&mut self.batch);
         let mut pages = self.tables.copy(sequence.pages);
@@ -153,7 +156,7 @@ impl DraftModel {
         push(&mut self.batch, &sequence.tokens[start..end], start, pages);
         self.network.forward(&self.batch, &mut self.kv, &mut self.logits);
         self.fill(sequence.pages, start, end);
-        learn(&mut self.seconds_a_row, began.elapsed(), rows);
+        learn(&mut self.seconds_a_row, self.clock.now() - began, rows);
     }
 
     /// How many tokens of the sequence with these pages it has computed without a gap.
@@ -214,7 +217,7 @@ impl DraftModel {
         batch: &Batch,
         requests: &mut BTreeMap<SequenceId, ActiveRequest>,
     ) -> Duration {
-        let began = Instant::now();
+        let began = self.clock.now();
         let most = drafting.iter().map(|sequence| sequence.granted).max().unwrap_or(0);
         let mut made = 0;
         for round in 0..most {
@@ -243,7 +246,7 @@ impl DraftModel {
                 }
             }
         }
-        let took = began.elapsed();
+        let took = self.clock.now() - began;
         learn(&mut self.seconds_a_guess, took, made);
         took
     }

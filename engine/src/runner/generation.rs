@@ -27,7 +27,7 @@ use crate::scheduler::{
 };
 use crate::speculation::Guesser;
 use crate::tokenizer::Tokenizer;
-use crate::{Caller, EngineOptions, Request};
+use crate::{Caller, EngineOptions, Request, StepClock};
 
 /// Prompt rows of whole-vocabulary logits in one step: 32 rows of 262,144 tokens are 32 MiB.
 const SCORED_ROWS_MAX: usize = 32;
@@ -53,6 +53,7 @@ pub(super) struct GenerationRunner {
     tokenizer: Arc<Tokenizer>,
     eos_tokens: Vec<u32>,
     started: Instant,
+    clock: StepClock,
     requests: BTreeMap<SequenceId, ActiveRequest>,
     next_id: u64,
     prefixes: Prefixes,
@@ -104,6 +105,7 @@ impl GenerationRunner {
             tokenizer,
             eos_tokens,
             started,
+            clock: options.step_clock.clone(),
             requests: BTreeMap::new(),
             next_id: 0,
             prefixes,
@@ -290,10 +292,10 @@ impl GenerationRunner {
 
     fn run(&mut self, actions: &Actions, counters: &mut Counters) {
         counters.steps += 1;
-        let before = Instant::now();
+        let before = self.clock.now();
         let computed = catch_unwind(AssertUnwindSafe(|| {
             forward(self.network.as_mut(), &actions.batch, &mut self.kv, &mut self.logits);
-            let (rows, took) = (actions.batch.tokens.len(), before.elapsed());
+            let (rows, took) = (actions.batch.tokens.len(), self.clock.now() - before);
             // Before what follows from the outputs: a sequence that ends now leaves its pages to others.
             let ran = self.events.len();
             self.events.push(SchedulerEvent::Ran { rows, took });
@@ -303,7 +305,7 @@ impl GenerationRunner {
             }
             self.guessing.end_step(actions, took, &mut self.requests, &mut self.events, counters);
             // With what a draft model did beside it.
-            self.events[ran] = SchedulerEvent::Ran { rows, took: before.elapsed() };
+            self.events[ran] = SchedulerEvent::Ran { rows, took: self.clock.now() - before };
         }));
         self.events.extend(self.finished.drain(..).map(|id| SchedulerEvent::Ended { id }));
         if let Err(panic) = computed {

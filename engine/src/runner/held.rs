@@ -58,7 +58,7 @@ impl HeldModel {
                 let kv = model.device.kv_cache(network.kv_layout(), served.pages);
                 let draft = model.draft.map(|network| {
                     let kv = model.device.kv_cache(network.kv_layout(), served.pages);
-                    DraftModel::new(network, kv)
+                    DraftModel::new(network, kv, options.step_clock.clone())
                 });
                 let tokenizer = model.info.tokenizer;
                 let runner = GenerationRunner::new(
