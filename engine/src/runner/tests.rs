@@ -1,5 +1,6 @@
 //! The engine from end to end, on models without weights.
 
+mod distribution;
 mod guessing;
 
 use std::sync::atomic::AtomicUsize;
