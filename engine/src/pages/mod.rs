@@ -44,7 +44,8 @@ const HOT_PAGES_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct PagePool {
     clean: Vec<u32>,
-    dirty: Vec<u32>,
+    /// In the order in which they were freed.
+    dirty: VecDeque<u32>,
     cached: LruList,
     retained: RetainedPages,
     /// By page.
@@ -99,7 +100,7 @@ impl PagePool {
         let count = u32::try_from(pages).expect("a cache has fewer than 2^32 pages");
         PagePool {
             clean: (0..count).rev().collect(),
-            dirty: Vec::with_capacity(pages),
+            dirty: VecDeque::with_capacity(pages),
             cached: LruList::new(pages),
             retained: RetainedPages::new(pages),
             slots: vec![Slot::default(); pages],
@@ -118,7 +119,7 @@ impl PagePool {
         let page = match self.clean.pop() {
             Some(page) => page,
             None => {
-                let page = self.dirty.pop().or_else(|| self.evict())?;
+                let page = self.dirty.pop_back().or_else(|| self.evict())?;
                 zero.push(page);
                 page
             }
@@ -163,7 +164,7 @@ impl PagePool {
     /// Gives up all cached pages; they are dirty then.
     pub fn evict_all(&mut self) {
         while let Some(page) = self.evict() {
-            self.dirty.push(page);
+            self.dirty.push_back(page);
         }
     }
 
@@ -266,7 +267,7 @@ impl PagePool {
         match slot.name.map(|name| name.keep) {
             Some(Keep::Retained(group)) => self.retain(page, group),
             Some(Keep::Usual | Keep::InMemory) => self.cached.push_newest(page),
-            None => self.dirty.push(page),
+            None => self.dirty.push_back(page),
         }
     }
 
@@ -326,7 +327,7 @@ impl PagePool {
             assert_eq!(slot.owners, owners, "owners of page {page}");
             assert!(slot.name.is_none_or(|name| self.sealed[&name.hash] == page));
         }
-        let mut free = [self.clean.as_slice(), &self.dirty].concat();
+        let mut free: Vec<u32> = self.clean.iter().chain(&self.dirty).copied().collect();
         assert!(free.iter().all(|&page| self.slots[page as usize].name.is_none()), "a free page is sealed");
         free.extend(self.cached.iter().chain(self.retained.iter()));
         free.sort();
