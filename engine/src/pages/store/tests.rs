@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::sampler::random::{CounterRandom, draw_seed};
 
 const PAGE_BYTES: usize = 40_000;
 const MODEL: [u8; 32] = [1; 32];
@@ -222,6 +223,9 @@ fn keys_are_32_bytes_or_64_digits() {
 const FOLDER: &str = "JANUS_TEST_STORE_FOLDER";
 const ROUND: &str = "JANUS_TEST_STORE_ROUND";
 
+/// Of the moments at which the child is killed.
+const SEED: &str = "STORE_SEED";
+
 /// One of four kinds of stores: with a key or none, and small pages of which old ones go, or large ones with
 /// room for all.
 fn open_kind(folder: &Path, kind: usize) -> (PageStore, StoreClient) {
@@ -276,13 +280,17 @@ fn kill_a_writer(folder: &Path, round: usize, moment: Duration) {
 
 #[test]
 fn a_killed_process_leaves_whole_pages_and_no_others() {
-    use std::hash::{BuildHasher, RandomState};
     let folder = tempfile::tempdir().unwrap();
-    let seed = RandomState::new();
+    let seed = match std::env::var(SEED) {
+        Ok(seed) => seed.parse().expect("the seed is a number"),
+        Err(_) => draw_seed(),
+    };
+    println!("again with {SEED}={seed} cargo test -p engine a_killed_process -- --nocapture");
+    let random = CounterRandom::new(seed);
     let mut found = 0;
     for round in 0..40 {
         // In the middle of whatever it does then.
-        let moment = Duration::from_micros(seed.hash_one(round) % 4000);
+        let moment = Duration::from_micros(random.bits(round as u64) % 4000);
         println!("round {round}: killed after {moment:?}");
         kill_a_writer(folder.path(), round, moment);
         let (store, client) = open_kind(folder.path(), round % 4);
