@@ -1,10 +1,13 @@
 //! Seeded simulation: arrivals, cancels, slow clients and full memory, against a cache that remembers
-//! who wrote what. Who gets how much is in `shares.rs`, on the machine of `clients.rs`.
+//! who wrote what. What holds of every step is in `checks.rs`, and `faults.rs` makes mistakes on purpose to see
+//! that it is noticed. Who gets how much is in `shares.rs`, on the machine of `clients.rs`.
 //! `SCHEDULER_SEED=n cargo test -p engine simulation` replays one seed.
 
+mod checks;
 mod clients;
 mod disk;
 mod early;
+mod faults;
 mod followers;
 mod models;
 mod shares;
@@ -16,6 +19,8 @@ use std::time::Duration;
 
 use kernels::PAGE_TOKENS;
 
+use self::checks::{check_idle, check_streams};
+use self::faults::Fault;
 use super::*;
 use crate::pages::{ChainHash, Group, Keep, NamedPage};
 use crate::sampler::random::CounterRandom;
@@ -88,7 +93,10 @@ struct World {
     guesses_right: usize,
     reused: usize,
     restored: usize,
+    failed_steps: usize,
     now: Duration,
+    /// A mistake that it makes on purpose.
+    fault: Option<Fault>,
 }
 
 impl World {
@@ -112,7 +120,9 @@ impl World {
             guesses_right: 0,
             reused: 0,
             restored: 0,
+            failed_steps: 0,
             now: Duration::ZERO,
+            fault: None,
         };
         let pages = 2 + world.below(30);
         world.limits = SchedulerLimits {
@@ -218,7 +228,10 @@ impl World {
 
     fn step(&mut self) {
         self.now += Duration::from_millis(10);
-        let actions = self.scheduler.step(self.now, std::mem::take(&mut self.events));
+        let fault = self.fault;
+        fault.iter().for_each(|fault| (fault.before)(self));
+        let mut actions = self.scheduler.step(self.now, std::mem::take(&mut self.events));
+        fault.iter().for_each(|fault| (fault.after)(self, &mut actions));
         self.preemptions += actions.preempted.len();
         for &id in &actions.admitted {
             assert!(self.admitted.insert(id), "{id:?} is admitted twice");
@@ -235,8 +248,11 @@ impl World {
         }
         assert_eq!(self.scheduler.pool.drain_evicted().count(), 0, "pages given up are remembered for ever");
         self.check_sizes(&actions);
+        self.check_nobody_is_lost();
+        check_streams(&self.scheduler, &actions);
+        check_idle(&mut self.scheduler, &actions);
         self.check_preempted(&actions);
-        self.check_pages();
+        self.check_pages(&actions);
         self.run(&actions);
         self.read_from_disk(&actions);
         actions.stalled.iter().for_each(|&id| self.end(id));
@@ -256,32 +272,26 @@ impl World {
     fn check_sizes(&self, actions: &Actions) {
         let rows = actions.batch.tokens.len();
         assert!(rows <= self.limits.step_tokens_max);
-        let decodes = self.decodes(actions);
-        if decodes > 0 {
-            assert!(rows - decodes <= self.limits.mixed_prefill_tokens_max);
-        }
         let is_prompt = |output: &&Output| matches!(output.kind, OutputKind::Prompt { .. });
         let scored = actions.outputs.iter().filter(is_prompt).count();
         assert!(scored <= self.limits.scored_rows_max);
         assert_eq!(actions.outputs.len(), actions.batch.logit_rows.len());
         assert!(actions.batch.logit_rows.is_sorted_by(|a, b| a < b));
-        let runnable = self.clients.values().any(|client| !client.paused);
-        let reading = !self.reads.is_empty() || !actions.restore.is_empty();
-        let reported = self.events.iter().any(|event| matches!(event, SchedulerEvent::Restored { .. }));
-        assert!(!runnable || rows > 0 || reading || reported, "an idle step while somebody could run");
     }
 
-    /// Rows of sequences that go on from their last known token.
-    fn decodes(&self, actions: &Actions) -> usize {
-        let is_decode =
-            |(rows, id): &(&kernels::PagedRows, &SequenceId)| rows.past + 1 == self.clients[*id].tokens.len();
-        let decodes = actions.batch.sequences.iter().zip(&actions.sequences).filter(is_decode);
-        decodes.map(|(rows, _)| rows.rows).sum()
+    /// Who has not ended runs or waits, and only those whose clients read may have a turn.
+    fn check_nobody_is_lost(&self) {
+        let known: BTreeMap<SequenceId, bool> =
+            self.scheduler.sequences().map(|(id, sequence)| (id, sequence.is_paused())).collect();
+        let expected = self.clients.iter().map(|(&id, client)| (id, client.paused));
+        assert!(expected.eq(known), "a sequence is forgotten, or not let go");
     }
 
     /// Every page is free or owned by running sequences that may all read it.
-    fn check_pages(&self) {
+    fn check_pages(&self, actions: &Actions) {
         let mut owners = vec![0; self.limits.pages];
+        let reads = self.reads.len() + actions.restore.len();
+        assert_eq!(self.scheduler.disk.pages().count(), reads, "pages are kept for reads that have ended");
         self.scheduler.disk.pages().for_each(|page| owners[page as usize] += 1);
         for (id, sequence) in &self.scheduler.running {
             assert!(sequence.computed <= sequence.pages.len() * PAGE_TOKENS);
@@ -335,15 +345,20 @@ impl World {
                 digests.push(written);
             }
         }
+        if self.below(100) == 0 {
+            self.failed_steps += 1;
+            actions.sequences.iter().for_each(|&id| self.end(id));
+            return;
+        }
+        let rows = batch.tokens.len();
+        let took = Duration::from_micros((rows * self.below(5000)) as u64);
+        self.events.push(SchedulerEvent::Ran { rows, took });
         for output in &actions.outputs {
             self.answer(*output);
         }
         for &id in &actions.sequences {
             self.guess(id);
         }
-        let rows = batch.tokens.len();
-        let took = Duration::from_micros((rows * self.below(5000)) as u64);
-        self.events.push(SchedulerEvent::Ran { rows, took });
     }
 
     /// Says what may come next, right or wrong.
@@ -425,8 +440,8 @@ fn limits(pages: usize) -> SchedulerLimits {
     }
 }
 
-fn simulate(seed: u64) -> World {
-    let mut world = World::new(seed);
+fn simulate(seed: u64, fault: Option<Fault>) -> World {
+    let mut world = World { fault, ..World::new(seed) };
     for _ in 0..60 {
         for _ in 0..world.below(3) {
             world.arrive();
@@ -458,14 +473,16 @@ fn rows_of(actions: &Actions, id: u64) -> usize {
 fn simulation_keeps_every_invariant() {
     let seeds = seeds(1000);
     let (mut arrived, mut preemptions, mut guesses_right, mut reused, mut restored) = (0, 0, 0, 0, 0);
+    let mut failed_steps = 0;
     for seed in seeds.clone() {
-        let world = std::panic::catch_unwind(|| simulate(seed))
+        let world = std::panic::catch_unwind(|| simulate(seed, None))
             .unwrap_or_else(|_| panic!("replay with SCHEDULER_SEED={seed} cargo test -p engine simulation"));
         arrived += world.arrived;
         preemptions += world.preemptions;
         guesses_right += world.guesses_right;
         reused += world.reused;
         restored += world.restored;
+        failed_steps += world.failed_steps;
     }
     println!("{arrived} arrivals, {preemptions} preemptions");
     println!("{guesses_right} right guesses, {reused} prompt tokens reused, {restored} pages restored");
@@ -475,5 +492,6 @@ fn simulation_keeps_every_invariant() {
             "the simulation lost its teeth"
         );
         assert!(reused > 100_000 && restored > 1_000, "and the prefix cache its use");
+        assert!(failed_steps > 100, "and nothing ever goes wrong");
     }
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::super::*;
+use super::checks::{check_idle, check_streams};
 use crate::pages::{ChainHash, Keep, PrefixScope};
 use crate::sampler::random::CounterRandom;
 use crate::{Band, Caller};
@@ -36,6 +37,10 @@ pub struct Client {
     pub prefix_tokens: usize,
     /// One request in so many is cancelled at some time.
     pub cancels_one_in: usize,
+    /// It reads no more for a while after one token in so many.
+    pub pauses_one_in: usize,
+    /// So many tokens at most are guessed after each, of which the first may be right.
+    pub guesses_max: usize,
 }
 
 impl Default for Client {
@@ -50,6 +55,8 @@ impl Default for Client {
             prefixes: 0,
             prefix_tokens: 32,
             cancels_one_in: usize::MAX,
+            pauses_one_in: usize::MAX,
+            guesses_max: 0,
         }
     }
 }
@@ -78,7 +85,21 @@ struct Request {
     arrived: f64,
     admitted: bool,
     cancelled_at: f64,
+    /// When its client reads again.
+    paused_until: Option<f64>,
+    /// A guess of this step was wrong: so are those after it.
+    guessed_wrong: bool,
 }
+
+/// What the model says after everything, and what it never says.
+const TOKEN: u32 = 1;
+const OTHER_TOKEN: u32 = 2;
+
+/// Longest time for which a client does not read: some of them are given up.
+const PAUSE_MAX: f64 = 1.2;
+
+/// How much longer than others a step may take, now and then.
+const SPIKE: f64 = 8.0;
 
 /// Seconds a step takes: for itself, for each token, each stream, and each pair of a token and one
 /// before it. About a model of a hundred million parameters on two cores.
@@ -88,11 +109,27 @@ pub struct Costs {
     pub token: f64,
     pub stream: f64,
     pub pair: f64,
+    /// One step in so many is disturbed, and takes [`SPIKE`] times as long.
+    pub spikes_one_in: usize,
 }
 
 impl Default for Costs {
     fn default() -> Costs {
-        Costs { step: 2e-3, token: 4e-4, stream: 2e-4, pair: 1e-7 }
+        Costs { step: 2e-3, token: 4e-4, stream: 2e-4, pair: 1e-7, spikes_one_in: usize::MAX }
+    }
+}
+
+impl Costs {
+    /// On a machine that takes so many times as long.
+    pub fn times(self, factor: f64) -> Costs {
+        let Costs { step, token, stream, pair, .. } = self;
+        Costs {
+            step: factor * step,
+            token: factor * token,
+            stream: factor * stream,
+            pair: factor * pair,
+            ..self
+        }
     }
 }
 
@@ -101,6 +138,8 @@ pub struct Machine {
     pub records: Vec<Record>,
     pub seconds: f64,
     pub preemptions: usize,
+    pub pauses: usize,
+    pub guesses_right: usize,
     pub limits: SchedulerLimits,
     costs: Costs,
     /// Whether the scheduler is told who asks; else it serves in order of arrival.
@@ -123,6 +162,8 @@ impl Machine {
             clients,
             seconds: 0.0,
             preemptions: 0,
+            pauses: 0,
+            guesses_right: 0,
             scheduler: Scheduler::new(limits),
             limits,
             costs,
@@ -166,16 +207,22 @@ impl Machine {
     pub fn step(&mut self) {
         self.listen();
         self.turn();
-        if self.requests.is_empty() {
-            let next = self.next_arrival();
+        if !self.has_readers() {
+            let next = self.next_event();
             self.seconds = self.seconds.max(if next.is_finite() { next } else { 0.0 });
         }
     }
 
-    /// Lets clients ask and cancel.
+    /// Whether there is a request whose client reads.
+    fn has_readers(&self) -> bool {
+        self.requests.values().any(|request| request.paused_until.is_none())
+    }
+
+    /// Lets clients ask, cancel and read again.
     pub fn listen(&mut self) {
         self.arrive();
         self.cancel();
+        self.resume();
         let now = Duration::from_secs_f64(self.seconds);
         self.scheduler.take_in(now, self.events.drain(..));
     }
@@ -184,9 +231,11 @@ impl Machine {
         &mut self.scheduler
     }
 
-    /// When somebody asks next; never, as infinity.
-    pub fn next_arrival(&self) -> f64 {
-        self.due.iter().flatten().map(|(at, _)| *at).fold(f64::INFINITY, f64::min)
+    /// When somebody asks or reads again; never, as infinity.
+    pub fn next_event(&self) -> f64 {
+        let arrivals = self.due.iter().flatten().map(|(at, _)| *at);
+        let resumed = self.requests.values().filter_map(|request| request.paused_until);
+        arrivals.chain(resumed).fold(f64::INFINITY, f64::min)
     }
 
     /// No more requests.
@@ -212,13 +261,18 @@ impl Machine {
             request.prompt_reached += tokens;
             self.records[request.client].reused += tokens;
         }
-        assert!(
-            !actions.batch.tokens.is_empty() || self.requests.is_empty(),
-            "an idle step while {} requests wait",
-            self.requests.len()
-        );
-        self.seconds += self.cost(&actions);
+        check_streams(&self.scheduler, &actions);
+        check_idle(&mut self.scheduler, &actions);
+        let is_idle = actions.batch.tokens.is_empty();
+        assert!(!is_idle || !self.has_readers(), "an idle step while {} requests wait", self.requests.len());
+        let took = self.cost(&actions);
+        self.seconds += took;
+        if !is_idle {
+            let (rows, took) = (actions.batch.tokens.len(), Duration::from_secs_f64(took));
+            self.events.push(SchedulerEvent::Ran { rows, took });
+        }
         self.compute(&actions);
+        actions.stalled.iter().for_each(|&id| self.end(id));
     }
 
     /// No more requests; all that were made have to end.
@@ -270,10 +324,8 @@ impl Machine {
         let spread = 1 + client.prompt_tokens_max - client.prompt_tokens_min;
         let prompt_tokens = client.prompt_tokens_min + self.below(spread);
         let output_tokens = 1 + self.below(client.output_tokens_max);
-        let cancelled_at = match self.below(client.cancels_one_in) {
-            0 if client.cancels_one_in < usize::MAX => self.seconds + self.uniform() * 3.0,
-            _ => f64::INFINITY,
-        };
+        let is_cancelled = self.one_in(client.cancels_one_in);
+        let cancelled_at = if is_cancelled { self.seconds + self.uniform() * 3.0 } else { f64::INFINITY };
         let request = Request {
             client: index,
             prompt_tokens,
@@ -283,6 +335,8 @@ impl Machine {
             arrived: self.seconds,
             admitted: false,
             cancelled_at,
+            paused_until: None,
+            guessed_wrong: false,
         };
         self.requests.insert(id, request);
         self.records[index].arrived += 1;
@@ -315,6 +369,14 @@ impl Machine {
         gone.into_iter().for_each(|id| self.end(id));
     }
 
+    fn resume(&mut self) {
+        for (&id, request) in &mut self.requests {
+            if request.paused_until.take_if(|until| *until <= self.seconds).is_some() {
+                self.events.push(SchedulerEvent::Resumed { id });
+            }
+        }
+    }
+
     fn end(&mut self, id: SequenceId) {
         let request = self.requests.remove(&id).expect("a live request");
         let record = &mut self.records[request.client];
@@ -326,12 +388,20 @@ impl Machine {
         }
     }
 
-    fn cost(&self, actions: &Actions) -> f64 {
+    fn cost(&mut self, actions: &Actions) -> f64 {
         let costs = self.costs;
         let rows: usize = actions.batch.sequences.iter().map(|rows| rows.rows).sum();
         let pairs: usize = actions.batch.sequences.iter().map(|rows| rows.rows * rows.past).sum();
         let streams = actions.batch.sequences.len();
-        costs.step + costs.token * rows as f64 + costs.stream * streams as f64 + costs.pair * pairs as f64
+        let seconds = costs.step
+            + costs.token * rows as f64
+            + costs.stream * streams as f64
+            + costs.pair * pairs as f64;
+        if self.one_in(costs.spikes_one_in) { SPIKE * seconds } else { seconds }
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        count < usize::MAX && self.below(count) == 0
     }
 
     /// Plays the model: counts service, and answers.
@@ -344,24 +414,55 @@ impl Machine {
             self.records[request.client].service += fresh as u64;
         }
         for output in &actions.outputs {
-            let id = output.id;
-            let request = self.requests.get_mut(&id).expect("a live request");
-            let record = &mut self.records[request.client];
-            record.service += 2;
-            if request.generated == 0 {
-                record.first_token_seconds.push(self.seconds - request.arrived);
-            }
-            request.generated += 1;
-            if request.generated == request.output_tokens {
-                self.end(id);
-            } else {
-                self.events.push(SchedulerEvent::Sampled { id, token: 1 });
-            }
+            self.answer(output);
         }
-        let rows = actions.batch.tokens.len();
-        if rows > 0 {
-            let took = Duration::from_secs_f64(self.cost(actions));
-            self.events.push(SchedulerEvent::Ran { rows, took });
+        for &id in &actions.sequences {
+            self.go_on(id);
+        }
+    }
+
+    /// Takes a row's token, unless an earlier row of the step tells otherwise.
+    fn answer(&mut self, output: &Output) {
+        let id = output.id;
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        if let OutputKind::AfterGuess { guess } = output.kind {
+            request.guessed_wrong |= guess != TOKEN;
+            if request.guessed_wrong {
+                return;
+            }
+            self.guesses_right += 1;
+        }
+        let record = &mut self.records[request.client];
+        record.service += 2;
+        if request.generated == 0 {
+            record.first_token_seconds.push(self.seconds - request.arrived);
+        }
+        request.generated += 1;
+        if request.generated == request.output_tokens {
+            self.end(id);
+        } else {
+            self.events.push(SchedulerEvent::Sampled { id, token: TOKEN });
+        }
+    }
+
+    /// After its rows of a step: what may come next is guessed, and its client may read no more for a while.
+    fn go_on(&mut self, id: SequenceId) {
+        let Some(request) = self.requests.get_mut(&id).filter(|request| request.generated > 0) else {
+            return;
+        };
+        request.guessed_wrong = false;
+        let Client { guesses_max, pauses_one_in, .. } = self.clients[request.client];
+        if guesses_max > 0 {
+            let right = self.below(guesses_max + 1);
+            let guess = |index: usize| if index < right { TOKEN } else { OTHER_TOKEN };
+            let tokens: Vec<u32> = (0..guesses_max).map(guess).collect();
+            self.events.push(SchedulerEvent::Guessed { id, tokens: Guesses::new(&tokens) });
+        }
+        if self.one_in(pauses_one_in) {
+            self.pauses += 1;
+            let until = self.seconds + PAUSE_MAX * self.uniform();
+            self.requests.get_mut(&id).expect("it goes on").paused_until = Some(until);
+            self.events.push(SchedulerEvent::Paused { id });
         }
     }
 }
