@@ -41,8 +41,8 @@ pub struct Engine {
     pub stream_backlog: usize,
     /// A sequence that its client paused for this long is cancelled.
     pub stalled_client_ms: u64,
-    /// `adaptive`: likely next tokens are computed ahead where that saves time; `off`: never. Answers are
-    /// the same.
+    /// `adaptive`: likely next tokens are computed ahead where that saves time; `off`: never; `always`: as
+    /// many as there are, whatever that costs, to see how often they come true. Answers are the same.
     pub speculation: Speculation,
     /// How keys and values are kept: `int16`, or `int8`, which takes half the memory and costs a little
     /// accuracy.
@@ -72,6 +72,7 @@ pub enum Speculation {
     #[default]
     Adaptive,
     Off,
+    Always,
 }
 
 impl Default for Engine {
@@ -129,6 +130,7 @@ impl Engine {
             speculation: match self.speculation {
                 Speculation::Adaptive => engine::Speculation::Adaptive,
                 Speculation::Off => engine::Speculation::Off,
+                Speculation::Always => engine::Speculation::Always,
             },
             ..engine::EngineOptions::default()
         }

@@ -2,15 +2,23 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-#[path = "../../engine/tests/support/real_models.rs"]
+mod drafts;
+mod killed;
+#[allow(dead_code, reason = "the engine's tests use all of it")]
+#[path = "../../../engine/tests/support/random.rs"]
+mod random;
+#[path = "../../../engine/tests/support/real_models.rs"]
 mod real_models;
+mod served;
+
+use self::served::{Served, get, signal};
 
 /// `janus` with a home of its own and no network: the hub is a closed port.
 fn janus(home: &Path) -> Command {
@@ -21,6 +29,9 @@ fn janus(home: &Path) -> Command {
         .env_remove("JANUS_MODELS_FOLDER");
     command
 }
+
+/// Tiny models of every architecture.
+const GOLDEN_MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/goldens/models");
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -61,7 +72,7 @@ fn texts_and_exit_codes() {
 #[test]
 fn bench_measures_a_model_and_says_what_it_cannot() {
     let home = tempfile::tempdir().expect("a folder");
-    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/tests/goldens/models");
+    let models = GOLDEN_MODELS;
     let [decoder, encoder] =
         ["llama/model-q8_0.gguf", "bert/model.gguf"].map(|file| format!("{models}/{file}"));
     let bench = |model: &str, more: &[&str], code, stdout, stderr| {
@@ -155,16 +166,10 @@ fn serve_says_where_it_is_and_chat_talks_to_it_or_alone() {
     let Some(model) = real_models::real_model(real_models::SMOLLM2) else { return };
     let home = tempfile::tempdir().expect("a folder");
     let named = format!("tiny={}", model.display());
-    let mut server = janus(home.path())
-        .args(["serve", "--model", &named, "--listen", "127.0.0.1:0", "--threads", "1", "--context", "512"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("janus starts");
-    let mut ready = BufReader::new(server.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
-    let heading = ready.find(|line| line.contains("is ready at")).expect("the block of a ready server");
-    let url = heading.split_whitespace().find(|word| word.starts_with("http://")).expect("an address");
-    let listed = ready.next().unwrap_or_default();
+    let mut command = janus(home.path());
+    command.args(["serve", "--model", &named, "--threads", "1", "--context", "512"]);
+    let server = Served::start(&mut command);
+    let (url, listed) = (&server.url(), &server.listed);
     assert!(listed.contains("tiny") && listed.contains("context of 512 tokens"), "{listed}");
 
     let question = "Say hello.\n\n/reset\nSay hello.\n/exit\nnever read\n";
@@ -182,24 +187,7 @@ fn serve_says_where_it_is_and_chat_talks_to_it_or_alone() {
     let alone = chat(home.path(), &["--model", &named, "--threads", "1"], question);
     assert_eq!(alone, served);
 
-    signal(&server, "-TERM");
-    assert_eq!(server.wait().expect("janus ends").code(), Some(0), "SIGTERM is an orderly end");
-}
-
-/// Sends a signal, as a terminal or a service manager does.
-fn signal(process: &Child, name: &str) {
-    let sent = Command::new("kill").arg(name).arg(process.id().to_string()).status();
-    assert!(sent.expect("kill runs").success());
-}
-
-/// Status line and body of an answer.
-fn get(address: &str, path: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    assert_eq!(server.end("-TERM"), Some(0), "SIGTERM is an orderly end");
 }
 
 /// A server that waits for a model from a hub that says nothing; it, its log, where it listens, and the hub.
@@ -258,39 +246,24 @@ fn a_second_signal_ends_a_server_that_still_answers() {
     let Some(model) = real_models::real_model(real_models::SMOLLM2) else { return };
     let home = tempfile::tempdir().expect("a folder");
     let named = format!("tiny={}", model.display());
-    let mut server = janus(home.path())
-        .args(["serve", "--model", &named, "--listen", "127.0.0.1:0", "--threads", "1"])
-        // Nothing else may end it meanwhile.
-        .args(["--set", "server.drain_deadline_ms=600000"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("janus starts");
-    let mut ready = BufReader::new(server.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
-    let heading = ready.find(|line| line.contains("is ready at")).expect("the block of a ready server");
-    let address = heading.split_once("http://").expect("an address").1;
-    let address = address.split_whitespace().next().expect("an address");
+    let mut command = janus(home.path());
+    command.args(["serve", "--model", &named, "--threads", "1"]);
+    // Nothing else may end it meanwhile.
+    let mut server = Served::start(command.args(["--set", "server.drain_deadline_ms=600000"]));
+    let address = server.address.clone();
     let endless =
         r#"{"model": "tiny", "prompt": "x", "max_tokens": 8000, "ignore_eos": true, "stream": true}"#;
-    let mut stream = BufReader::new(TcpStream::connect(address).expect("it listens"));
-    let length = endless.len();
-    write!(
-        stream.get_mut(),
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n{endless}"
-    )
-    .expect("it reads");
+    let mut stream = BufReader::new(server.send("POST", "/v1/completions", endless));
     let mut lines = stream.by_ref().lines().map_while(Result::ok);
     assert!(lines.any(|line| line.starts_with("data: ")), "an answer has begun");
-    signal(&server, "-INT");
+    server.signal("-INT");
     let start = Instant::now();
-    while !get(address, "/readyz").0.contains("503") {
+    while !get(&address, "/readyz").0.contains("503") {
         assert!(start.elapsed() < Duration::from_secs(30), "the drain begins");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(server.try_wait().expect("its state").is_none(), "it waits for the answer");
-    signal(&server, "-INT");
-    assert_eq!(server.wait().expect("janus ends").code(), Some(130));
+    assert!(server.is_running(), "it waits for the answer");
+    assert_eq!(server.end("-INT"), Some(130));
 }
 
 /// A store in `home` that has SmolLM2.
@@ -308,16 +281,10 @@ fn models_of_a_running_server_are_listed_loaded_and_unloaded() {
     let home = home.path();
     let installed = install_smollm2(home, &source);
     let named = format!("tiny={}", source.display());
-    let mut server = janus(home)
-        .args(["serve", "--model", &named, "--listen", "127.0.0.1:0", "--threads", "1", "--context", "512"])
-        .env("JANUS_AUTH_ADMIN_KEYS", "root")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("janus starts");
-    let mut ready = BufReader::new(server.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
-    let heading = ready.find(|line| line.contains("is ready at")).expect("the block of a ready server");
-    let url = heading.split_whitespace().find(|word| word.starts_with("http://")).expect("an address");
+    let mut command = janus(home);
+    command.args(["serve", "--model", &named, "--threads", "1", "--context", "512"]);
+    let server = Served::start(command.env("JANUS_AUTH_ADMIN_KEYS", "root"));
+    let url = &server.url();
     let check = |arguments: &[&str], code, stdout: &str, stderr: &str| {
         let arguments = [arguments, &["--url", url, "--key", "root"]].concat();
         check(home, &arguments, code, stdout, stderr)
@@ -345,8 +312,7 @@ fn models_of_a_running_server_are_listed_loaded_and_unloaded() {
     check(&["ps"], 0, "tiny  ready", "");
     let without_key = text(&self::check(home, &["ps", "--url", url], 1, "", "401").stderr);
     assert!(without_key.contains("admin key"), "{without_key}");
-    server.kill().expect("janus runs");
-    server.wait().expect("janus ends");
+    drop(server);
     // The same at a start.
     let arguments = ["serve", "--model", "smollm2-135m-instruct", "--listen", "127.0.0.1:0"];
     self::check(home, &arguments, 1, "", words);
