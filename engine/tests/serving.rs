@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use engine::model::LoadedModel;
@@ -88,16 +89,17 @@ fn a_second_client_starts_before_a_long_prompt_is_done() {
     let Some((engine, name)) = start() else { return };
     let long = request(&engine, &name, &"The quick brown fox jumps over the lazy dog. ".repeat(300), None);
     assert!(long.prompt.len() > 3000);
-    let long = engine.submit(long).expect("there is room");
+    let mut long = engine.submit(long).expect("there is room");
     while engine.stats().steps == 0 {
         std::thread::yield_now();
     }
     let mut second = engine.submit(request(&engine, &name, PROMPTS[1], None)).expect("there is room");
     assert!(matches!(second.next_blocking(), Some(Event::Token(_))));
-    assert!(engine.stats().generated_tokens <= 1, "the long prompt is still at work");
+    let answered = long.poll_next(&mut Context::from_waker(Waker::noop()));
+    assert!(answered.is_pending(), "the long prompt is still at work");
     // Neither is wanted any longer: their pages come back within a step.
     drop((second, long));
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while engine.stats().kv_pages_used > 0 {
         assert!(Instant::now() < deadline, "{:?}", engine.stats());
         std::thread::yield_now();
