@@ -10,12 +10,11 @@ use std::fmt;
 use std::time::Instant;
 
 use kernels::roofline::{Probe, Roofline};
-use kernels::{Device, KvCache, PAGE_TOKENS, PagedRows, Tensor};
+use kernels::{Device, KvCache, PAGE_TOKENS, PagedRows, Softmax, Tensor};
 use serde::Serialize;
 
 use self::windows::{Windows, median};
 use crate::batch::{Batch, Decoder, WeightCounts};
-use crate::sampler::most_likely;
 
 /// Of decoding, between two looks at the limits: short enough that both see the same machine, and long
 /// enough that what a look leaves in the caches does not count.
@@ -76,7 +75,8 @@ pub fn bench(decoder: &mut dyn Decoder, device: &Device, options: &BenchOptions)
     let streams_max = options.streams.iter().copied().max().unwrap_or(1).max(1);
     let pages =
         longest.div_ceil(PAGE_TOKENS).max(streams_max * (options.decode_tokens + 1).div_ceil(PAGE_TOKENS));
-    let mut run = Run { kv: device.kv_cache(decoder.kv_layout(), pages), decoder, logits: Tensor::default() };
+    let kv = device.kv_cache(decoder.kv_layout(), pages);
+    let mut run = Run { kv, decoder, logits: Tensor::default(), softmax: device.softmax() };
     let mut seen = Vec::new();
     let prefill = {
         let mut windows = Windows::new(&limits);
@@ -134,6 +134,7 @@ struct Run<'a> {
     decoder: &'a mut dyn Decoder,
     kv: KvCache,
     logits: Tensor,
+    softmax: Softmax,
 }
 
 impl Run<'_> {
@@ -197,7 +198,7 @@ impl Run<'_> {
         for _ in 0..count {
             self.decoder.forward(batch, &mut self.kv, &mut self.logits);
             for i in 0..batch.sequences.len() {
-                batch.tokens[i] = most_likely(self.logits.row(i));
+                batch.tokens[i] = self.softmax.most_likely(self.logits.row(i)) as u32;
                 batch.positions[i] += 1;
                 batch.sequences[i].past += 1;
             }

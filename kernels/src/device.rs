@@ -7,7 +7,7 @@ use crate::cores::Cores;
 use crate::kv::{KvCache, KvFormat, KvLayout, PagedRows};
 use crate::matmul::{self, Input, Linear, Precision, SendPtr};
 use crate::memory::Arena;
-use crate::ops::{AttentionParams, AttentionSpan, HeadTurn, attention, norm, rope};
+use crate::ops::{AttentionParams, AttentionSpan, HeadTurn, Softmax, attention, norm, rope};
 use crate::pool::WorkerPool;
 use crate::rope::RopeStyle;
 use crate::tensor::{Table, Tensor, Vector, WeightView};
@@ -239,6 +239,21 @@ impl Device {
         for (i, &row) in rows.iter().enumerate() {
             out.row_mut(i).copy_from_slice(x.row(row as usize));
         }
+    }
+
+    /// Passes over a row of logits, for any thread.
+    pub fn softmax(&self) -> Softmax {
+        Softmax { isa: self.isa }
+    }
+
+    /// Calls `work` with every item, on all threads: see [`WorkerPool::for_each_mut`].
+    pub fn for_each_mut<T: Send, S: Send>(
+        &self,
+        items: &mut [T],
+        states: &mut [S],
+        work: impl Fn(&mut T, &mut S) + Sync,
+    ) {
+        self.pool.for_each_mut(items, states, work);
     }
 
     /// Splits `items` evenly over all threads.

@@ -15,7 +15,7 @@
 //! | `cores`, [`pool`] | which CPUs to use; pinned worker threads |
 //! | [`tensor`], [`kv`], [`rope`] | activations, paged keys and values, rotary angles |
 //! | `matmul` | packed weights and the products with them |
-//! | `ops` | attention, norms, activations |
+//! | `ops` | attention, norms, activations, what a draw needs of a softmax |
 //! | `simd` | one body, compiled for every instruction set |
 //! | [`roofline`] | this machine's limits |
 //! | [`device`] | every op, as a method |
@@ -47,7 +47,9 @@ pub use kv::{KvCache, KvFormat, KvLayout, PAGE_TOKENS, PagedRows};
 pub use mapping::{MappedBytes, Mapping};
 pub use matmul::{Addend, Input, Linear, Precision};
 pub use memory::{SharedBytes, WeakBytes};
-pub use ops::{Activation, AttentionParams, AttentionSpan, HEAD_DIM_MAX, HeadTurn};
+pub use ops::{
+    Activation, AttentionParams, AttentionSpan, HEAD_DIM_MAX, HeadTurn, MASS_PIECE, MAXIMA_PIECE, Softmax,
+};
 pub use quant::Format;
 pub use rope::{RopeStyle, RopeTable};
 pub use tensor::{Table, Tensor, Vector, WeightView};

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use crate::cores::{Cores, pin_to};
+use crate::matmul::SendPtr;
 
 /// Spins before a worker sleeps: about 50 µs, longer than the gaps between the ops of one step.
 const SPIN_ROUNDS: u32 = 4_000;
@@ -138,6 +139,34 @@ impl WorkerPool {
             }
         });
     }
+
+    /// Calls `work` with every item, once, and one of `states` that is nobody else's meanwhile: of those there
+    /// must be one for each thread. Threads take the next item as they get done.
+    pub fn for_each_mut<T: Send, S: Send>(
+        &self,
+        items: &mut [T],
+        states: &mut [S],
+        work: impl Fn(&mut T, &mut S) + Sync,
+    ) {
+        assert!(states.len() >= self.threads(), "{} states for {} threads", states.len(), self.threads());
+        if items.len() <= 1 || self.threads() == 1 {
+            return items.iter_mut().for_each(|item| work(item, &mut states[0]));
+        }
+        let (next, count) = (AtomicUsize::new(0), items.len());
+        let (items, states) = (SendPtr(items.as_mut_ptr()), SendPtr(states.as_mut_ptr()));
+        self.run(&|thread| {
+            // SAFETY: there are as many states as threads, and each number is one thread's.
+            let state = unsafe { &mut *states.get().add(thread) };
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    return;
+                }
+                // SAFETY: the index lies within the items, and the counter gives it to one thread only.
+                work(unsafe { &mut *items.get().add(index) }, state);
+            }
+        });
+    }
 }
 
 /// The part of `items` that `thread` of `threads` gets, cut at multiples of `grain`.
@@ -243,6 +272,23 @@ mod tests {
                     calls[thread].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(calls.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_is_changed_once_and_every_state_is_one_threads() {
+        for threads in 1..=4 {
+            let pool = WorkerPool::new(threads);
+            for count in [0, 1, 2, 3, 100] {
+                let mut items: Vec<usize> = (0..count).collect();
+                let mut states = vec![0; threads];
+                pool.for_each_mut(&mut items, &mut states, |item, state| {
+                    *item += 1000;
+                    *state += 1;
+                });
+                assert!(items.into_iter().eq(1000..1000 + count), "{count} items, {threads} threads");
+                assert_eq!(states.iter().sum::<usize>(), count);
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use kernels::Softmax;
+
 use super::stream::EventSender;
 use super::text::{OutputText, TextPiece};
 use crate::inbox::LinePlace;
@@ -116,6 +118,11 @@ impl ActiveRequest {
         }
     }
 
+    /// Makes room for what choosing its tokens takes.
+    pub fn reserve(&self, scratch: &mut SamplerScratch) {
+        scratch.reserve(&self.sampler);
+    }
+
     pub fn scores_prompt(&self) -> bool {
         self.prompt_scores.is_some()
     }
@@ -155,10 +162,10 @@ impl ActiveRequest {
     }
 
     /// Takes the logits of the prompt row at `position`, which predict the prompt's next token.
-    pub fn score(&mut self, position: usize, logits: &[f32], tokenizer: &Tokenizer) {
+    pub fn score(&mut self, position: usize, logits: &[f32], tokenizer: &Tokenizer, softmax: Softmax) {
         let Some(PromptScores { prompt, top, scores }) = &mut self.prompt_scores else { return };
         let token = prompt[position + 1];
-        scores.push(Some(token_logprob(logits, token, *top, |id| tokenizer.token_bytes(id))));
+        scores.push(Some(token_logprob(softmax, logits, token, *top, |id| tokenizer.token_bytes(id))));
     }
 
     /// Takes the logits of the last row: chooses a token, sends it, and says how it goes on.
@@ -179,13 +186,14 @@ impl ActiveRequest {
         self.first_token.get_or_insert_with(Instant::now);
         let is_end = self.end_tokens.contains(&token);
         if is_end && !self.stop.include_stop_text {
-            let logprob = self.logprobs.map(|_| token_logprob(logits, token, 0, |_| &[]).logprob);
+            let logprob =
+                self.logprobs.map(|_| token_logprob(scratch.softmax(), logits, token, 0, |_| &[]).logprob);
             return NextRow::Finish(End { logprob, ..End::by_token(FinishReason::Stop, None) });
         }
         let may_stop = self.generated >= self.stop.min_tokens;
         let TextPiece { text, matched } = self.text.push(tokenizer, token, may_stop);
-        let logprob =
-            self.logprobs.map(|top| token_logprob(logits, token, top, |id| tokenizer.token_bytes(id)));
+        let bytes_of = |id| tokenizer.token_bytes(id);
+        let logprob = self.logprobs.map(|top| token_logprob(scratch.softmax(), logits, token, top, bytes_of));
         self.stream.send(Event::Token(TokenEvent { token, text, logprob }));
         if let Some(guesser) = &mut self.guesser {
             guesser.push(token);

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kernels::{KvCache, PAGE_TOKENS, PagedRows, Tensor};
+use kernels::{KvCache, PAGE_TOKENS, PagedRows, Softmax, Tensor};
 
 use super::active::ActiveRequest;
 use crate::StepClock;
@@ -74,8 +74,9 @@ pub(super) struct Behind<'a> {
 }
 
 impl DraftModel {
-    pub fn new(network: Box<dyn Decoder>, kv: KvCache, clock: StepClock) -> DraftModel {
+    pub fn new(network: Box<dyn Decoder>, kv: KvCache, softmax: Softmax, clock: StepClock) -> DraftModel {
         DraftModel {
+            scratch: SamplerScratch::new(softmax, network.vocabulary()),
             network,
             filled: vec![0; kv.pages()],
             kv,
@@ -83,7 +84,6 @@ impl DraftModel {
             batch: Batch::default(),
             tables: PageTables::default(),
             logits: Tensor::default(),
-            scratch: SamplerScratch::default(),
             seconds_a_guess: 0.0,
             seconds_a_row: 0.0,
         }

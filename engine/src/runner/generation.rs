@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use kernels::{KvCache, Tensor};
 
-use super::active::{ActiveRequest, End, NextRow};
+use super::active::{ActiveRequest, End};
+use super::choosing::Choosing;
 use super::disk::Disk;
 use super::draft::DraftModel;
 use super::guessing::Guessing;
@@ -20,11 +21,8 @@ use crate::pages::PagePool;
 use crate::prefix::Prefixes;
 use crate::request::FinishReason;
 use crate::residents::ModelLease;
-use crate::sampler::SamplerScratch;
 use crate::scheduler::turns::Payer;
-use crate::scheduler::{
-    Actions, DiskLimits, Output, OutputKind, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId,
-};
+use crate::scheduler::{Actions, DiskLimits, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
 use crate::speculation::Guesser;
 use crate::tokenizer::Tokenizer;
 use crate::{Caller, EngineOptions, Request, StepClock};
@@ -66,7 +64,9 @@ pub(super) struct GenerationRunner {
     /// that the pages their last rows filled are sealed first.
     finished: Vec<SequenceId>,
     logits: Tensor,
-    scratch: SamplerScratch,
+    choosing: Choosing,
+    /// Requests that the step being run ends.
+    ends: Vec<(SequenceId, End)>,
     guessing: Guessing,
 }
 
@@ -74,6 +74,7 @@ impl GenerationRunner {
     pub fn new(
         network: Box<dyn Decoder>,
         kv: KvCache,
+        choosing: Choosing,
         tokenizer: Arc<Tokenizer>,
         eos_tokens: Vec<u32>,
         draft: Option<DraftModel>,
@@ -114,7 +115,8 @@ impl GenerationRunner {
             events: Vec::new(),
             finished: Vec::new(),
             logits: Tensor::default(),
-            scratch: SamplerScratch::default(),
+            choosing,
+            ends: Vec::new(),
             guessing: Guessing::new(options.speculation, draft),
         }
     }
@@ -134,6 +136,7 @@ impl GenerationRunner {
             arrived,
             (!self.guessing.is_off()).then(|| Guesser::new(&prompt)),
         );
+        self.choosing.reserve(&active);
         let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
         let scope = self.prefixes.scope(&caller, &cache, &prompt);
@@ -300,9 +303,7 @@ impl GenerationRunner {
             let ran = self.events.len();
             self.events.push(SchedulerEvent::Ran { rows, took });
             self.guessing.begin_step(&actions.outputs, &self.requests, counters);
-            for (row, output) in actions.outputs.iter().enumerate() {
-                self.answer(row, *output, counters);
-            }
+            self.answer(actions, counters);
             self.guessing.end_step(actions, took, &mut self.requests, &mut self.events, counters);
             // With what a draft model did beside it.
             self.events[ran] = SchedulerEvent::Ran { rows, took: self.clock.now() - before };
@@ -313,34 +314,23 @@ impl GenerationRunner {
         }
     }
 
-    /// Uses one row of logits: scores a prompt token or chooses the next one.
-    fn answer(&mut self, row: usize, output: Output, counters: &mut Counters) {
-        let Output { id, kind } = output;
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        if !self.guessing.is_wanted(output, request) {
-            return;
-        }
-        let logits = self.logits.row_mut(row);
-        match kind {
-            OutputKind::Prompt { position } => request.score(position, logits, &self.tokenizer),
-            OutputKind::Next | OutputKind::AfterGuess { .. } => {
-                match request.next(logits, &mut self.scratch, &self.tokenizer) {
-                    NextRow::Continue(token) => {
-                        counters.generated_tokens += 1;
-                        counters.band(request.band()).generated_tokens += 1;
-                        self.guessing.chosen(id, token);
-                        self.events.push(SchedulerEvent::Sampled { id, token });
-                    }
-                    NextRow::Finish(end) => {
-                        counters.finished_requests += 1;
-                        let request = self.requests.remove(&id).expect("it was just used");
-                        counters.generated_tokens += u64::from(end.chose_token);
-                        counters.band(request.band()).generated_tokens += u64::from(end.chose_token);
-                        self.finished.push(id);
-                        request.finish(end, Instant::now());
-                    }
-                }
-            }
+    /// Uses the step's logits: scores prompt tokens and chooses the next ones.
+    fn answer(&mut self, actions: &Actions, counters: &mut Counters) {
+        let GenerationRunner { choosing, guessing, requests, logits, tokenizer, events, ends, .. } = self;
+        choosing.choose(&actions.outputs, requests, logits, tokenizer, |part| {
+            guessing.chosen(&part);
+            let ends_by_token = part.end.as_ref().is_some_and(|end| end.chose_token);
+            let generated = (part.tokens().len() + usize::from(ends_by_token)) as u64;
+            counters.generated_tokens += generated;
+            counters.band(part.request.band()).generated_tokens += generated;
+            events.extend(part.tokens().iter().map(|&token| SchedulerEvent::Sampled { id: part.id, token }));
+            ends.extend(part.end.map(|end| (part.id, end)));
+        });
+        counters.finished_requests += self.ends.len() as u64;
+        for (id, end) in self.ends.drain(..) {
+            let request = self.requests.remove(&id).expect("it was just used");
+            self.finished.push(id);
+            request.finish(end, Instant::now());
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Counters;
 use super::active::ActiveRequest;
+use super::choosing::Part;
 use super::draft::{Behind, DraftModel, Draftable};
 use crate::scheduler::{Actions, Guesses, Output, OutputKind, SchedulerEvent, SequenceId};
 use crate::speculation::{Outcome, Planner, RanStep, Speculation, Wish};
@@ -14,8 +15,6 @@ const TOKENS_TO_COME_MAX: usize = 256;
 
 pub(super) struct Guessing {
     planner: Planner,
-    /// The sequence whose token was chosen last, and the token.
-    last: Option<(SequenceId, u32)>,
     /// Tokens chosen in this step, and how guesses of the text turned out.
     tokens: usize,
     text: Outcome,
@@ -35,7 +34,6 @@ impl Guessing {
     pub fn new(speculation: Speculation, draft: Option<DraftModel>) -> Guessing {
         Guessing {
             planner: Planner::new(speculation, draft.is_some()),
-            last: None,
             tokens: 0,
             text: Outcome::default(),
             drafted: Outcome::default(),
@@ -71,7 +69,7 @@ impl Guessing {
         requests: &BTreeMap<SequenceId, ActiveRequest>,
         counters: &mut Counters,
     ) {
-        (self.last, self.tokens) = (None, 0);
+        self.tokens = 0;
         (self.text, self.drafted) = (Outcome::default(), Outcome::default());
         self.askers.clear();
         for output in outputs.iter().filter(|output| is_guess(output)) {
@@ -83,23 +81,14 @@ impl Guessing {
         }
     }
 
-    /// Whether a row's logits are to be used: those after a wrong guess are not.
-    pub fn is_wanted(&mut self, Output { id, kind }: Output, request: &ActiveRequest) -> bool {
-        let OutputKind::AfterGuess { guess } = kind else { return true };
-        let wanted = self.last == Some((id, guess));
-        self.last = self.last.filter(|_| wanted);
-        let outcome = if request.is_drafted() { &mut self.drafted } else { &mut self.text };
-        outcome.right += usize::from(wanted);
-        wanted
-    }
-
-    /// A sequence goes on with this token.
-    pub fn chosen(&mut self, id: SequenceId, token: u32) {
-        self.tokens += 1;
-        if self.askers.last() != Some(&id) {
-            self.askers.push(id);
+    /// What came of a sequence's rows.
+    pub fn chosen(&mut self, part: &Part<'_>) {
+        self.tokens += part.tokens().len();
+        if !part.tokens().is_empty() {
+            self.askers.push(part.id);
         }
-        self.last = Some((id, token));
+        let outcome = if part.is_drafted { &mut self.drafted } else { &mut self.text };
+        outcome.right += part.right;
     }
 
     /// Learns from the step that ran, and guesses for the next one.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::choosing::Choosing;
 use super::draft::DraftModel;
 use super::embedding::EmbeddingRunner;
 use super::generation::GenerationRunner;
@@ -58,12 +59,14 @@ impl HeldModel {
                 let kv = model.device.kv_cache(network.kv_layout(), served.pages);
                 let draft = model.draft.map(|network| {
                     let kv = model.device.kv_cache(network.kv_layout(), served.pages);
-                    DraftModel::new(network, kv, options.step_clock.clone())
+                    DraftModel::new(network, kv, model.device.softmax(), options.step_clock.clone())
                 });
+                let choosing = Choosing::new(model.device, network.vocabulary());
                 let tokenizer = model.info.tokenizer;
                 let runner = GenerationRunner::new(
                     network,
                     kv,
+                    choosing,
                     tokenizer,
                     model.eos_tokens,
                     draft,

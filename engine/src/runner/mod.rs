@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `generation.rs` | a chat model: scheduler, forward, sampling |
 //! | `disk.rs` | pages to and from the page store |
+//! | `choosing.rs` | what a step's logits lead to, sequence by sequence on all threads |
 //! | `active.rs` | one running generation |
 //! | `draft.rs` | a small model that guesses for a large one |
 //! | `guessing.rs` | guesses of a step: asked for, compared, counted |
@@ -17,6 +18,7 @@
 //! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
+mod choosing;
 mod disk;
 mod draft;
 mod embedding;

@@ -1,27 +1,54 @@
 //! One token out of a row of adjusted logits.
+//!
+//! Truncation keeps few tokens of a vocabulary, so the row is walked twice in whole registers, for the
+//! greatest logit of each piece and for what all tokens weigh together, and only pieces whose greatest is
+//! likely enough are looked into.
 
 use std::cmp::Ordering;
 
-use super::exp;
+use kernels::{MASS_PIECE, MAXIMA_PIECE, Softmax};
+
 use crate::request::SamplingParams;
 
 /// Below this, a temperature divides logits by too little to tell it from greedy choice.
 const TEMPERATURE_MIN: f32 = 1e-5;
 
-/// Rows are walked in pieces of this many weights, so that a draw adds few numbers one by one.
-const PIECE: usize = 256;
-
 /// Candidates of `top_p` are put in order this many at first, then in growing pieces.
 const SORTED_PIECE: usize = 64;
+
+/// Least weights of the candidates of `top_p` that are tried in turn, as long as those above do not hold
+/// enough. Mostly the first few tokens do.
+const WEIGHT_FLOORS: [f32; 3] = [1.0 / 32.0, 1.0 / 1024.0, 1.0 / 32768.0];
+
+/// More than any order of summing candidates makes of a difference.
+const SUM_ERROR: f64 = 1e-9;
+
+/// A piece's greatest weight is that of its greatest logit but for this part of it, as weights are not
+/// exact.
+const WEIGHT_ERROR: f32 = 1e-4;
 
 /// Buffers of one row.
 #[derive(Debug, Default)]
 pub struct ChooseScratch {
-    /// Probability of each token, relative to the most likely one's.
-    weights: Vec<f32>,
-    candidates: Vec<Candidate>,
-    /// Greatest weight of each piece.
+    /// Greatest logit of each [`MAXIMA_PIECE`], and what it weighs.
     maxima: Vec<f32>,
+    weights: Vec<f32>,
+    /// What each [`MASS_PIECE`] weighs.
+    masses: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+impl ChooseScratch {
+    /// With room for every row of so many logits.
+    pub fn new(vocabulary: usize) -> ChooseScratch {
+        let pieces = vocabulary.div_ceil(MAXIMA_PIECE);
+        ChooseScratch {
+            maxima: Vec::with_capacity(pieces),
+            weights: Vec::with_capacity(pieces),
+            masses: Vec::with_capacity(vocabulary.div_ceil(MASS_PIECE)),
+            candidates: Vec::with_capacity(vocabulary),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,83 +64,124 @@ impl Candidate {
     }
 }
 
+/// A row, and how it is weighed: the most likely token weighs 1.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    softmax: Softmax,
+    logits: &'a [f32],
+    max: f32,
+    /// Of the temperature.
+    factor: f32,
+}
+
 /// Chooses by `uniform` in [0, 1).
 pub(super) fn choose(
+    softmax: Softmax,
     logits: &[f32],
     params: &SamplingParams,
     uniform: f64,
     scratch: &mut ChooseScratch,
 ) -> u32 {
-    let max = exp::maximum(logits);
-    if params.temperature < TEMPERATURE_MIN || params.top_k == 1 || !max.is_finite() {
-        return first_equal(logits, max);
+    if params.temperature < TEMPERATURE_MIN || params.top_k == 1 {
+        return softmax.most_likely(logits) as u32;
     }
-    exp::exponentials(logits, max, 1.0 / params.temperature, &mut scratch.weights);
-    let truncates = params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0;
-    if !truncates {
-        return draw_from_row(&scratch.weights, uniform);
+    let max = softmax.maxima(logits, &mut scratch.maxima);
+    if !max.is_finite() {
+        return softmax.most_likely(logits) as u32;
     }
-    let ChooseScratch { weights, candidates, maxima } = scratch;
-    let floor = weight_floor(weights, params, maxima);
-    collect(weights, params.min_p.max(floor), candidates);
-    keep_top_k(candidates, params.top_k);
-    let total = match params.top_k == 0 && params.min_p == 0.0 {
-        true => total(weights),
-        false => candidates.iter().map(|candidate| f64::from(candidate.weight)).sum(),
-    };
-    keep_top_p(candidates, params.top_p, total);
-    draw_from_candidates(candidates, uniform)
+    let row = Row { softmax, logits, max, factor: 1.0 / params.temperature };
+    if params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0 {
+        return draw_from_row(row, uniform, &mut scratch.masses);
+    }
+    truncate(row, params, scratch);
+    draw_from_candidates(&scratch.candidates, uniform)
 }
 
-/// A weight that every token truncation keeps reaches: what lies below needs no closer look, and that
-/// is nearly all of the vocabulary.
-fn weight_floor(weights: &[f32], params: &SamplingParams, maxima: &mut Vec<f32>) -> f32 {
-    if params.top_k > 0 {
-        return top_k_floor(weights, params.top_k, maxima);
+/// Leaves the tokens to draw from in `candidates`.
+fn truncate(row: Row<'_>, params: &SamplingParams, scratch: &mut ChooseScratch) {
+    let ChooseScratch { maxima, weights, masses, candidates } = scratch;
+    weights.resize(maxima.len(), 0.0);
+    row.weigh(maxima, weights);
+    if params.top_k == 0 && params.min_p <= 0.0 {
+        let total = row.total(masses);
+        collect_nucleus(row, weights, params.top_p, total, candidates);
+        return keep_top_p(candidates, params.top_p, total);
     }
-    if params.min_p > 0.0 || params.top_p >= 1.0 {
-        return 0.0;
+    let floor = match params.top_k {
+        0 => 0.0,
+        // The greatest logits are not wanted any more.
+        k => top_k_floor(weights, k, maxima),
+    };
+    collect(row, weights, params.min_p.max(floor), candidates);
+    keep_top_k(candidates, params.top_k);
+    let total = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
+    keep_top_p(candidates, params.top_p, total);
+}
+
+impl Row<'_> {
+    fn weigh(&self, logits: &[f32], weights: &mut [f32]) {
+        self.softmax.weights(logits, self.max, self.factor, weights);
     }
+
+    /// What all tokens weigh, and in `masses` those of each [`MASS_PIECE`].
+    fn total(&self, masses: &mut Vec<f32>) -> f64 {
+        self.softmax.masses(self.logits, self.max, self.factor, masses);
+        masses.iter().map(|&mass| f64::from(mass)).sum()
+    }
+}
+
+/// The k-th greatest of the pieces' greatest weights: at least k weights reach it.
+fn top_k_floor(weights: &[f32], k: usize, order: &mut Vec<f32>) -> f32 {
+    order.clear();
+    order.extend_from_slice(weights);
+    match order.get(k - 1) {
+        None => 0.0,
+        Some(_) => *order.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,
+    }
+}
+
+/// Tokens of at least this weight, given the greatest of each piece. The most likely one, whose weight is 1,
+/// is always among them.
+fn collect(row: Row<'_>, greatest: &[f32], weight_min: f32, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let least = weight_min * (1.0 - WEIGHT_ERROR);
+    let mut weights = [0.0; MAXIMA_PIECE];
+    for (index, (logits, &greatest)) in row.logits.chunks(MAXIMA_PIECE).zip(greatest).enumerate() {
+        if greatest == 0.0 || greatest < least {
+            continue;
+        }
+        let weights = &mut weights[..logits.len()];
+        row.weigh(logits, weights);
+        for (token, &weight) in (index * MAXIMA_PIECE..).zip(&*weights) {
+            if weight > 0.0 && weight >= weight_min {
+                candidates.push(Candidate { weight, token: token as u32 });
+            }
+        }
+    }
+}
+
+/// Tokens that hold `top_p` of the total, and with each of them all that are as likely: as few as some tries
+/// find.
+fn collect_nucleus(row: Row<'_>, greatest: &[f32], top_p: f32, total: f64, candidates: &mut Vec<Candidate>) {
     // All tokens below (1 - p) · total / n together hold less than 1 - p. Half of it leaves room for
     // rounding.
-    (0.5 * (1.0 - f64::from(params.top_p)) * total(weights) / weights.len() as f64) as f32
-}
-
-/// The k-th greatest of the pieces' maxima: at least k weights reach it.
-fn top_k_floor(weights: &[f32], k: usize, maxima: &mut Vec<f32>) -> f32 {
-    maxima.clear();
-    maxima.extend(weights.chunks(SORTED_PIECE).map(exp::maximum));
-    match maxima.get(k - 1) {
-        None => 0.0,
-        Some(_) => *maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,
+    let floor = (0.5 * (1.0 - f64::from(top_p)) * total / row.logits.len() as f64) as f32;
+    let enough = f64::from(top_p) * total * (1.0 + SUM_ERROR);
+    for weight_min in WEIGHT_FLOORS.into_iter().filter(|&weight_min| weight_min > floor) {
+        collect(row, greatest, weight_min, candidates);
+        if candidates.iter().map(|candidate| f64::from(candidate.weight)).sum::<f64>() >= enough {
+            return;
+        }
     }
-}
-
-fn total(weights: &[f32]) -> f64 {
-    weights.chunks(PIECE).map(|piece| f64::from(exp::sum(piece))).sum()
-}
-
-/// Greedy choice.
-pub fn most_likely(logits: &[f32]) -> u32 {
-    first_equal(logits, exp::maximum(logits))
-}
-
-/// The lowest id with this logit: greedy choice when it is the greatest one. 0 when a broken model left
-/// nothing to choose from.
-fn first_equal(logits: &[f32], max: f32) -> u32 {
-    // Piece by piece without leaving early, which whole registers do.
-    let holds_max = |piece: &[f32]| piece.iter().fold(false, |found, &logit| found | (logit == max));
-    let Some(piece) = logits.chunks(PIECE).position(holds_max) else { return 0 };
-    let within = logits[piece * PIECE..].iter().position(|&logit| logit == max).unwrap_or(0);
-    (piece * PIECE + within) as u32
+    collect(row, greatest, floor, candidates);
 }
 
 /// A draw from the whole vocabulary.
-fn draw_from_row(weights: &[f32], uniform: f64) -> u32 {
-    let mut target = uniform * total(weights);
+fn draw_from_row(row: Row<'_>, uniform: f64, masses: &mut Vec<f32>) -> u32 {
+    let mut target = uniform * row.total(masses);
     let mut last = 0;
-    for (i, piece) in weights.chunks(PIECE).enumerate() {
-        let mass = f64::from(exp::sum(piece));
+    for (i, &mass) in masses.iter().enumerate() {
+        let mass = f64::from(mass);
         if mass > 0.0 {
             last = i;
         }
@@ -123,8 +191,11 @@ fn draw_from_row(weights: &[f32], uniform: f64) -> u32 {
         target -= mass;
     }
     // Rounding may carry the target past the last piece's end; its last possible token is the answer.
-    let piece = &weights[last * PIECE..weights.len().min((last + 1) * PIECE)];
-    (last * PIECE + walk(piece.iter().copied(), target)) as u32
+    let start = last * MASS_PIECE;
+    let logits = &row.logits[start..row.logits.len().min(start + MASS_PIECE)];
+    let weights = &mut [0.0; MASS_PIECE][..logits.len()];
+    row.weigh(logits, weights);
+    (start + walk(weights.iter().copied(), target)) as u32
 }
 
 fn draw_from_candidates(candidates: &[Candidate], uniform: f64) -> u32 {
@@ -147,18 +218,6 @@ fn walk(weights: impl Iterator<Item = f32>, mut target: f64) -> usize {
         target -= weight;
     }
     last
-}
-
-/// Tokens of at least this weight. The most likely one, whose weight is 1, is always among them.
-fn collect(weights: &[f32], weight_min: f32, candidates: &mut Vec<Candidate>) {
-    candidates.clear();
-    // Once for all rows.
-    candidates.reserve(weights.len());
-    for (token, &weight) in weights.iter().enumerate() {
-        if weight > 0.0 && weight >= weight_min {
-            candidates.push(Candidate { weight, token: token as u32 });
-        }
-    }
 }
 
 fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: usize) {

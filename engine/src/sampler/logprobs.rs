@@ -1,6 +1,7 @@
 //! Log-probabilities as the API reports them: natural log, of the model's own distribution.
 
-use super::exp;
+use kernels::Softmax;
+
 use crate::request::{TokenLogprob, TopLogprob};
 
 /// Reported for impossible tokens, because JSON has no -inf. vLLM's value.
@@ -9,13 +10,14 @@ pub const LOGPROB_FLOOR: f32 = -9999.0;
 /// Log-probability of `token` and of the `top` most likely tokens, most likely first, lower ids first
 /// among equals. `bytes_of` gives a token's own bytes.
 pub fn token_logprob<'a>(
+    softmax: Softmax,
     logits: &[f32],
     token: u32,
     top: usize,
     bytes_of: impl Fn(u32) -> &'a [u8],
 ) -> TokenLogprob {
-    let max = exp::maximum(logits);
-    let log_sum = max + exp::sum_of_exponentials(logits, max).ln();
+    let max = softmax.maximum(logits);
+    let log_sum = max + softmax.mass(logits, max, 1.0).ln();
     let logprob_of = |token: u32| logprob(logits.get(token as usize).copied(), max, log_sum);
     let entry =
         |token: u32| TopLogprob { token, bytes: bytes_of(token).to_vec(), logprob: logprob_of(token) };

@@ -9,11 +9,9 @@
 //! |---|---|
 //! | `choose.rs` | greedy choice, truncation, the draw |
 //! | `logprobs.rs` | log-softmax of one token and the most likely ones |
-//! | `exp.rs` | exponentials of whole rows |
 //! | `random.rs` | random numbers by seed and token index |
 
 mod choose;
-mod exp;
 mod logprobs;
 pub mod random;
 #[cfg(test)]
@@ -21,7 +19,9 @@ mod tests;
 
 use std::collections::HashMap;
 
-pub use self::choose::{ChooseScratch, most_likely};
+use kernels::Softmax;
+
+use self::choose::ChooseScratch;
 pub use self::logprobs::{LOGPROB_FLOOR, token_logprob};
 use self::random::{CounterRandom, draw_seed};
 use crate::request::SamplingParams;
@@ -41,12 +41,31 @@ pub struct Sampler {
     seen: HashMap<u32, u32>,
 }
 
-/// Buffers shared by all samplers of a thread, so that a token costs no allocation.
-#[derive(Debug, Default)]
+/// What all samplers of a thread share: buffers, so that a token costs no allocation, and the passes over
+/// rows.
+#[derive(Debug)]
 pub struct SamplerScratch {
+    softmax: Softmax,
     /// Logits as they were before they were changed, in order of change.
     undo: Vec<(u32, f32)>,
     choose: ChooseScratch,
+}
+
+impl SamplerScratch {
+    /// For rows of up to so many logits without an allocation.
+    pub fn new(softmax: Softmax, vocabulary: usize) -> SamplerScratch {
+        SamplerScratch { softmax, undo: Vec::new(), choose: ChooseScratch::new(vocabulary) }
+    }
+
+    /// Makes room for what this sampler changes.
+    pub fn reserve(&mut self, sampler: &Sampler) {
+        self.undo.clear();
+        self.undo.reserve(sampler.changes_max());
+    }
+
+    pub fn softmax(&self) -> Softmax {
+        self.softmax
+    }
 }
 
 impl Sampler {
@@ -77,16 +96,19 @@ impl Sampler {
     /// What would be chosen from these logits `ahead` tokens after the next one, by the random number
     /// of that token: from like logits the same token.
     pub fn peek(&self, logits: &mut [f32], ahead: usize, scratch: &mut SamplerScratch) -> u32 {
-        scratch.undo.clear();
-        let changed = self.params.logit_bias.len() + self.seen.capacity() + self.masked.len();
-        scratch.undo.reserve(changed);
+        scratch.reserve(self);
         self.adjust(logits, &mut scratch.undo);
         let uniform = self.random.uniform((self.generated + ahead) as u64);
-        let token = choose::choose(logits, &self.params, uniform, &mut scratch.choose);
+        let token = choose::choose(scratch.softmax, logits, &self.params, uniform, &mut scratch.choose);
         for &(token, logit) in scratch.undo.iter().rev() {
             logits[token as usize] = logit;
         }
         token
+    }
+
+    /// Most logits it changes, as long as its memory of what was seen does not grow.
+    fn changes_max(&self) -> usize {
+        self.params.logit_bias.len() + self.seen.capacity() + self.masked.len()
     }
 
     fn accept(&mut self, token: u32) {

@@ -12,14 +12,19 @@ fn greedy() -> SamplingParams {
     SamplingParams { temperature: 0.0, ..params() }
 }
 
+fn scratch() -> SamplerScratch {
+    let device = kernels::Device::cpu(kernels::CpuOptions { threads: Some(1), isa: None }).unwrap();
+    SamplerScratch::new(device.softmax(), 1000)
+}
+
 fn choose_once(params: SamplingParams, prompt: &[u32], logits: &[f32]) -> u32 {
-    Sampler::new(params, prompt, Vec::new(), 0).choose(&mut logits.to_vec(), &mut SamplerScratch::default())
+    Sampler::new(params, prompt, Vec::new(), 0).choose(&mut logits.to_vec(), &mut scratch())
 }
 
 /// How often each token comes in `draws` draws from the same logits.
 fn frequencies(params: SamplingParams, logits: &[f32], draws: usize) -> Vec<usize> {
     let mut sampler = Sampler::new(params, &[], Vec::new(), 0);
-    let mut scratch = SamplerScratch::default();
+    let mut scratch = scratch();
     let mut logits = logits.to_vec();
     let mut counts = vec![0; logits.len()];
     for _ in 0..draws {
@@ -99,7 +104,7 @@ fn bias_and_penalties_move_the_greedy_choice() {
 fn sequence(params: SamplingParams, logits: &[f32], length: usize) -> Vec<u32> {
     let mut sampler = Sampler::new(params, &[], Vec::new(), 0);
     let mut row = logits.to_vec();
-    let mut scratch = SamplerScratch::default();
+    let mut scratch = scratch();
     let tokens = (0..length).map(|_| sampler.choose(&mut row, &mut scratch)).collect();
     assert_eq!(row, logits, "logits are left as they were");
     tokens
@@ -122,7 +127,7 @@ fn penalties_grow_with_what_was_generated() {
 #[test]
 fn stop_tokens_are_masked_until_min_tokens() {
     let mut sampler = Sampler::new(greedy(), &[], vec![1, 99], 2);
-    let mut scratch = SamplerScratch::default();
+    let mut scratch = scratch();
     let tokens: Vec<u32> = (0..3).map(|_| sampler.choose(&mut [1.0, 2.0], &mut scratch)).collect();
     assert_eq!(tokens, [0, 0, 1]);
 }
@@ -131,7 +136,7 @@ fn stop_tokens_are_masked_until_min_tokens() {
 fn a_mask_is_stronger_than_a_bias() {
     let params = SamplingParams { logit_bias: vec![(1, 100.0)], ..greedy() };
     let mut sampler = Sampler::new(params, &[], vec![1], 1);
-    assert_eq!(sampler.choose(&mut [1.0, 2.0], &mut SamplerScratch::default()), 0);
+    assert_eq!(sampler.choose(&mut [1.0, 2.0], &mut scratch()), 0);
 }
 
 /// ln of 8, 4, 2, 1, 1 (of 16), in mixed order.
@@ -232,8 +237,8 @@ fn truncation_is_that_of_a_full_sort() {
         let counts = frequencies(params.clone(), &logits, 300);
         assert!(counts.iter().enumerate().all(|(t, &n)| n == 0 || kept.contains(&t)), "{params:?}");
         // The least likely token that is kept comes with the last draw there is.
-        let mut scratch = SamplerScratch::default();
-        let last = choose::choose(&logits, &params, 1.0 - 1e-12, &mut scratch.choose);
+        let mut scratch = scratch();
+        let last = choose::choose(scratch.softmax, &logits, &params, 1.0 - 1e-12, &mut scratch.choose);
         assert!(kept.contains(&(last as usize)));
         if top_p < 1.0 {
             assert_eq!(last as usize, kept[kept.len() - 1], "{params:?} on {length} tokens, seed {seed}");
@@ -254,7 +259,7 @@ fn a_seed_fixes_the_tokens_and_seeds_differ() {
     let tokens = |seed| {
         let params = SamplingParams { seed, ..SamplingParams::default() };
         let mut sampler = Sampler::new(params, &[], Vec::new(), 0);
-        let mut scratch = SamplerScratch::default();
+        let mut scratch = scratch();
         (0..50).map(|_| sampler.choose(&mut [0.0; 500], &mut scratch)).collect::<Vec<u32>>()
     };
     assert_eq!(tokens(Some(5)), tokens(Some(5)));
@@ -278,7 +283,7 @@ fn broken_logits_never_panic() {
                 for params in &all_params {
                     let token = choose_once(params.clone(), &[0, 1], &[a, b, c]);
                     assert!(token < 3);
-                    let entry = token_logprob(&[a, b, c], token, 3, |_| b"x");
+                    let entry = token_logprob(scratch().softmax, &[a, b, c], token, 3, |_| b"x");
                     assert!(entry.logprob.is_finite() && entry.top.iter().all(|t| t.logprob.is_finite()));
                 }
             }
@@ -294,7 +299,7 @@ fn impossible_tokens_are_never_drawn() {
 
 fn check_logprobs(logits: &[f32], token: u32, logprob: f32, top: &[(u32, f32)]) {
     let bytes: Vec<[u8; 1]> = (0..logits.len()).map(|i| [b'a' + i as u8]).collect();
-    let entry = token_logprob(logits, token, top.len(), |token| &bytes[token as usize]);
+    let entry = token_logprob(scratch().softmax, logits, token, top.len(), |token| &bytes[token as usize]);
     assert_eq!((entry.token, entry.bytes.as_slice()), (token, &bytes[token as usize][..]));
     assert!((entry.logprob - logprob).abs() < 1e-5, "{} for {logprob}", entry.logprob);
     assert_eq!(entry.top.len(), top.len());
