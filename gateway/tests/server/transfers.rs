@@ -60,7 +60,7 @@ fn read_slowly(client: &mut Client, held: &Arc<()>) -> (usize, bool) {
 
 #[test]
 fn replies_reach_steady_slow_readers_until_the_requests_deadline() {
-    let idle = Server { idle_deadline_ms: 200, ..Server::default() };
+    let idle = Server { idle_deadline_ms: 1000, ..Server::default() };
     let overdue = Server { request_deadline_ms: 100, ..Server::default() };
     for (what, server, whole) in [("idle", idle, true), ("overdue", overdue, false)] {
         let held = Arc::new(());

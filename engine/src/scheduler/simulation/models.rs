@@ -327,7 +327,7 @@ const WAIT_MAX: f64 = 10.0;
 
 #[test]
 fn models_take_turns_and_principals_with_one_each_stay_together() {
-    let [gap, wait, guesses, pauses] = simulate(1500, Crowd::Apart, |office| {
+    let [gap, wait, guesses, pauses] = simulate(1000, Crowd::Apart, |office| {
         let [guesses, pauses] =
             [|machine: &Machine| machine.guesses_right, |machine: &Machine| machine.pauses]
                 .map(|of| office.machines.iter().map(of).sum::<usize>() as f64);
@@ -352,7 +352,7 @@ fn models_take_turns_by_time_that_is_charged() {
 
 #[test]
 fn models_take_turns_and_nobody_starves_who_shares_them() {
-    let [wait] = simulate(1500, Crowd::Mixed, |office| [office.longest_wait]);
+    let [wait] = simulate(1000, Crowd::Mixed, |office| [office.longest_wait]);
     println!("nothing for {wait:.2} s at most");
 }
 
