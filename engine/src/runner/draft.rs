@@ -209,18 +209,22 @@ impl DraftModel {
         Wish { guesses, chance, making: self.seconds_a_guess, is_draft: true, granted: 0 }
     }
 
-    /// Guesses as many tokens as granted to each, one a step for all together. `batch` is the step they come
-    /// after.
+    /// Guesses as many tokens as granted to each, one a step for all together, and begins none after `credit`
+    /// seconds: what a guess takes is only believed before. `batch` is the step they come after.
     pub fn guess(
         &mut self,
         drafting: &[Draftable],
         batch: &Batch,
         requests: &mut BTreeMap<SequenceId, ActiveRequest>,
+        credit: f64,
     ) -> Duration {
         let began = self.clock.now();
         let most = drafting.iter().map(|sequence| sequence.granted).max().unwrap_or(0);
         let mut made = 0;
         for round in 0..most {
+            if round > 0 && (self.clock.now() - began).as_secs_f64() >= credit {
+                break;
+            }
             self.tables.recycle(&mut self.batch);
             let asking = drafting.iter().filter(|sequence| round < sequence.granted);
             for sequence in asking.clone() {

@@ -195,11 +195,11 @@ impl Guessing {
 
     /// Has the draft model make what it was granted.
     fn draft(&mut self, actions: &Actions, requests: &mut BTreeMap<SequenceId, ActiveRequest>) {
-        let Some(draft) = &mut self.draft else { return };
+        let (Some(draft), Some(credit)) = (&mut self.draft, self.planner.draft_credit()) else { return };
         self.drafting.iter_mut().for_each(|sequence| sequence.granted = self.wishes[sequence.asker].granted);
         self.drafting.retain(|sequence| sequence.granted > 0);
         if !self.drafting.is_empty() {
-            self.planner.drafted(draft.guess(&self.drafting, &actions.batch, requests));
+            self.planner.drafted(draft.guess(&self.drafting, &actions.batch, requests, credit));
         }
     }
 }

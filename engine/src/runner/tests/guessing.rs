@@ -194,6 +194,10 @@ fn a_draft_model_costs_little_or_saves_much() {
         (1, 6, 5, 0.5),
         (1, 6, 15, 0.7),
         (1, 6, 100, WASTE_MAX),
+        // One answer, and many.
+        (1, 1, 5, 0.6),
+        (1, 1, 40, WASTE_MAX),
+        (1, 40, 15, 0.6),
         (2, 4, 5, 0.6),
         (2, 4, 15, 1.0),
         (4, 3, 5, 0.9),
