@@ -1,7 +1,8 @@
 """The models measured: where each comes from, and how much of it is measured by default.
 
 SmolLM2 and Gemma are fetched by `janus pull` (Gemma under Google's Gemma Terms of Use, which
-`--accept-license` of the peers command accepts); the Llama shapes are made by make_models.py.
+`--accept-license` of the peers command accepts); the Llama shapes are made by make_models.py, and SmolLM2
+in a large model's shape by widen.py.
 """
 
 import os
@@ -37,6 +38,7 @@ PULLED = {
     "all-minilm-l6-v2": "model.safetensors",
 }
 MADE = [f"{shape}-{mix}" for shape in ("llama-1b", "llama-3b") for mix in ("q4_k_m", "q8_0", "q4_0")]
+WIDENED = ["smollm2-wide-q8_0", "smollm2-wide-q4_0"]
 ALL = ["smollm2-135m-instruct", "gemma-3-270m", *MADE]
 
 
@@ -50,10 +52,12 @@ def path_of(name: str, janus: Path, accept_license: bool) -> Path:
     if name in PULLED:
         return pulled(name, janus, accept_license)
     if name in MADE:
-        return made(name, janus)
+        return made(name, janus, "make_models.py")
+    if name in WIDENED:
+        return made(name, janus, "widen.py")
     path = Path(name)
     if not path.is_file():
-        sys.exit(f"{name} is neither a file nor one of {', '.join(ALL)}")
+        sys.exit(f"{name} is neither a file nor one of {', '.join([*ALL, *WIDENED])}")
     return path
 
 
@@ -73,11 +77,11 @@ def embedder(janus: Path) -> Path:
     return pulled("all-minilm-l6-v2", janus).parent
 
 
-def made(name: str, janus: Path) -> Path:
+def made(name: str, janus: Path, script: str) -> Path:
     path = CACHE / "models" / f"{name}.gguf"
     if not path.exists():
         python = peers_python()
         sh(python, "-m", "pip", "install", "--quiet", "gguf", "numpy")
         vocabulary = pulled("smollm2-135m-instruct", janus)
-        sh(python, Path(__file__).with_name("make_models.py"), vocabulary, CACHE / "models", name)
+        sh(python, Path(__file__).with_name(script), vocabulary, CACHE / "models", name)
     return path

@@ -1,7 +1,7 @@
 """What guessing next tokens saves: Janus with `engine.speculation` off and adaptive, in one run.
 
-    python3 benches/peers/speculation.py [--model NAME_OR_PATH] [--rounds 3] [--clients 1 4] [--draft NAME_OR_PATH]
-                                         [--json FILE] [--readme README.md]
+    python3 benches/peers/speculation.py [--model NAME_OR_PATH ...] [--rounds 3] [--clients 1 4]
+                                         [--draft NAME_OR_PATH] [--json FILE] [--readme FILE]
 
 Both servers are started in turn (A-B-A-B) and asked the same: to summarise, to edit code, to quote, and,
 where guesses have little to go by, to write freely, greedily and with a seed. Every answer has to be the
@@ -9,8 +9,13 @@ same with and without guesses. Prints tokens a second of both, the ratio of thei
 guesses were computed and came true.
 
 With `--draft` a small model guesses too, and prompts are asked once each, so that reading them with the
-draft is part of what it may cost. Models of random weights agree by chance only: that is the worst case
-(`--model llama-1b-q4_k_m --draft smollm2-135m-instruct`).
+draft is part of what it may cost:
+
+    python3 benches/peers/speculation.py --model smollm2-wide-q4_0 llama-1b-q4_k_m --draft smollm2-135m-instruct \
+        --json benches/peers/measured/drafts.json --readme benches/peers/RESULTS.md
+
+has a model that mostly says what its draft says (widen.py), and one of random weights, with which it agrees
+by chance only. That one's answers are all sampled: greedily it repeats itself, which the text alone guesses.
 """
 
 import argparse
@@ -61,17 +66,24 @@ TASKS = {
 TOKENS = 160
 
 
-def ask(server, task: str) -> tuple[int, str]:
+def tasks_of(model: str) -> dict[str, str]:
+    """What a model is asked, by name."""
+    if model not in models.MADE:
+        return TASKS
+    return {"summarise, sampled": TASKS["summarise"], "write, sampled": TASKS["write, sampled"]}
+
+
+def ask(server, task: str, text: str) -> tuple[int, str]:
     """Tokens and text of one answer."""
     sampling = {"temperature": 0.9, "seed": 7} if task.endswith("sampled") else {"temperature": 0}
-    body = {"messages": [{"role": "user", "content": TASKS[task]}], "max_tokens": TOKENS}
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": TOKENS}
     reply = server.post("/v1/chat/completions", body | sampling)
     return reply["usage"]["completion_tokens"], reply["choices"][0]["message"]["content"]
 
 
-def speed(server, task: str, clients: int) -> tuple[float, tuple[int, str]]:
+def speed(server, task: str, text: str, clients: int) -> tuple[float, tuple[int, str]]:
     started = time.perf_counter()
-    answers = together([lambda: ask(server, task)] * clients)
+    answers = together([lambda: ask(server, task, text)] * clients)
     seconds = time.perf_counter() - started
     if len(set(answers)) != 1:
         sys.exit(f"{task}: the same request was answered in {len(set(answers))} ways")
@@ -79,7 +91,7 @@ def speed(server, task: str, clients: int) -> tuple[float, tuple[int, str]]:
 
 
 def measure(
-    binary: Path, path: Path, mode: str, clients: list[int], draft: Path | None
+    binary: Path, path: Path, tasks: dict[str, str], mode: str, clients: list[int], draft: Path | None
 ) -> tuple[dict, dict, dict]:
     """Speeds and answers by task and clients, and counts of guesses."""
     options = ("--set", f"engine.speculation={mode}")
@@ -88,12 +100,12 @@ def measure(
     server = start("janus", binary, Setup(path, describe()["cores"], 4096, 16, janus_options=options))
     speeds, answers, guesses = {}, {}, {}
     try:
-        for task in TASKS:
+        for task, text in tasks.items():
             if draft is None:
-                ask(server, task)  # The prompt's pages are there from now on, with and without guesses.
+                ask(server, task, text)  # The prompt's pages are there from now on, with and without guesses.
             before = counts(server)
             for count in clients:
-                speeds[task, count], answers[task, count] = speed(server, task, count)
+                speeds[task, count], answers[task, count] = speed(server, task, text, count)
             guesses[task] = [after - b for after, b in zip(counts(server), before)]
     finally:
         server.stop()
@@ -105,58 +117,72 @@ def counts(server) -> list[int]:
     return [int(server.metric(name)) for name in names]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--draft", metavar="NAME_OR_PATH")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrites its block `speculation`")
-    arguments = parser.parse_args()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    binary = janus_binary(arguments.janus)
-    path = models.path_of(arguments.model, binary, accept_license=False)
-    draft = arguments.draft and models.path_of(arguments.draft, binary, accept_license=False)
-    print(sentence(describe()), file=sys.stderr)
+def compare(model: str, binary: Path, clients: list[int], draft: Path | None, rounds: int) -> list[dict]:
+    """A row for each task and number of clients: medians of all rounds, guesses of the last one."""
+    path, tasks = models.path_of(model, binary, accept_license=False), tasks_of(model)
     speeds: dict = {}
-    for number in range(arguments.rounds):
+    for number in range(rounds):
         answers = {}
         for mode in ("off", "adaptive"):
-            print(f"round {number + 1}, {mode}", file=sys.stderr, flush=True)
-            found, answers[mode], guesses = measure(binary, path, mode, arguments.clients, draft)
+            print(f"{model}, round {number + 1}, {mode}", file=sys.stderr, flush=True)
+            found, answers[mode], guesses = measure(binary, path, tasks, mode, clients, draft)
             for place, value in found.items():
                 speeds.setdefault(place, {}).setdefault(mode, []).append(value)
         if answers["off"] != answers["adaptive"]:
             sys.exit("guesses changed an answer")
     rows = []
-    for (task, clients), values in speeds.items():
+    for (task, count), values in speeds.items():
         off, on = (statistics.median(values[mode]) for mode in ("off", "adaptive"))
         guessed, right = guesses[task]
-        rows.append({"task": task, "clients": clients, "off_tok_s": off, "adaptive_tok_s": on})
+        rows.append({"model": model, "task": task, "clients": count, "off_tok_s": off, "adaptive_tok_s": on})
         rows[-1] |= {"guessed": guessed, "right": right}
-    print(table(rows))
-    cost = statistics.geometric_mean(row["off_tok_s"] / row["adaptive_tok_s"] for row in rows) - 1
-    print(f"guesses cost {100 * cost:.1f} % of the time over all rows (less than nothing: they save it)")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["smollm2-135m-instruct"])
+    parser.add_argument("--draft", metavar="NAME_OR_PATH")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--janus", metavar="PATH", help="default: this checkout's release build")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="rewrites its block `speculation` or `drafts`")
+    arguments = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    binary = janus_binary(arguments.janus)
+    draft = arguments.draft and models.path_of(arguments.draft, binary, accept_license=False)
+    print(sentence(describe()), file=sys.stderr)
+    rows = []
+    for model in arguments.model:
+        found = compare(model, binary, arguments.clients, draft, arguments.rounds)
+        print(table(found))
+        print(f"guesses make {100 * share(found):.1f} % of the time of {model} over all rows")
+        rows += found
     print("all answers were the same with and without guesses")
     if arguments.json:
-        about = {"machine": describe(), "model": arguments.model, "draft": arguments.draft, "rounds": arguments.rounds}
+        about = {"machine": describe(), "draft": arguments.draft, "rounds": arguments.rounds}
         write_json(arguments.json, about | {"build": janus_version(binary), "rows": rows})
     if arguments.readme:
-        beside = f" with {arguments.draft} as its draft" if draft else ""
+        beside = f" with {arguments.draft} as draft" if draft else ""
         measured = "one round" if arguments.rounds == 1 else f"medians of {arguments.rounds} rounds"
-        where = f"{arguments.model}{beside} on {sentence(describe())}, {measured}."
-        report.rewrite(arguments.readme, "speculation", f"{where}\n\n{table(rows)}")
+        where = f"{' and '.join(arguments.model)}{beside} on {sentence(describe())}, {measured}."
+        report.rewrite(arguments.readme, "drafts" if draft else "speculation", f"{where}\n\n{table(rows)}")
+
+
+def share(rows: list[dict]) -> float:
+    """What is left of the time with guesses."""
+    return statistics.geometric_mean(row["off_tok_s"] / row["adaptive_tok_s"] for row in rows)
 
 
 def table(rows: list[dict]) -> str:
     """Guesses computed and come true are those of the last round, with any number of clients."""
-    lines = ["| task | clients | without, tok/s | with, tok/s | ratio | guesses right / computed |"]
-    lines.append("|---|---|---|---|---|---|")
+    several = len({row["model"] for row in rows}) > 1
+    head = ["model"] * several + ["task", "clients", "without, tok/s", "with, tok/s", "ratio"]
+    lines = ["| " + " | ".join([*head, "guesses right / computed"]) + " |", "|---" * (len(head) + 1) + "|"]
     for row in rows:
         off, on = row["off_tok_s"], row["adaptive_tok_s"]
-        cells = [row["task"], row["clients"], f"{off:.0f}", f"{on:.0f}", f"{on / off:.2f}×"]
+        cells = [row["model"]] * several + [row["task"], row["clients"], f"{off:.0f}", f"{on:.0f}", f"{on / off:.2f}×"]
         lines.append("| " + " | ".join(map(str, [*cells, f"{row['right']} / {row['guessed']}"])) + " |")
     return "\n".join(lines)
 
