@@ -144,19 +144,23 @@ fn top_k_floor(weights: &[f32], k: usize, order: &mut Vec<f32>) -> f32 {
 /// is always among them.
 fn collect(row: Row<'_>, greatest: &[f32], weight_min: f32, candidates: &mut Vec<Candidate>) {
     candidates.clear();
+    // What cannot be drawn weighs nothing; all else is far from the end of the range.
+    let weight_min = weight_min.max(f32::MIN_POSITIVE);
     let least = weight_min * (1.0 - WEIGHT_ERROR);
-    let mut weights = [0.0; MAXIMA_PIECE];
+    let (mut weights, mut found) = ([0.0; MAXIMA_PIECE], [Candidate { weight: 0.0, token: 0 }; MAXIMA_PIECE]);
     for (index, (logits, &greatest)) in row.logits.chunks(MAXIMA_PIECE).zip(greatest).enumerate() {
-        if greatest == 0.0 || greatest < least {
+        if greatest < least {
             continue;
         }
         let weights = &mut weights[..logits.len()];
         row.weigh(logits, weights);
+        // Whether a token stays is not to be foretold, so each is written and few are counted.
+        let mut count = 0;
         for (token, &weight) in (index * MAXIMA_PIECE..).zip(&*weights) {
-            if weight > 0.0 && weight >= weight_min {
-                candidates.push(Candidate { weight, token: token as u32 });
-            }
+            found[count] = Candidate { weight, token: token as u32 };
+            count += usize::from(weight >= weight_min);
         }
+        candidates.extend_from_slice(&found[..count]);
     }
 }
 
