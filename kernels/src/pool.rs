@@ -1,9 +1,11 @@
 //! Worker threads for ops: pinned, split statically, waiting by spinning first and sleeping later.
 //!
 //! One op is one [`WorkerPool::run`]: every thread, the caller's included, gets its number and works on
-//! its own part. A step of a small model has a few hundred ops, so handing one out must cost about a
-//! microsecond: workers spin for [`SPIN_ROUNDS`] before they sleep, and an idle engine sleeps.
+//! its own part. A step of a small model has a few hundred ops, so handing one out must cost less than a
+//! microsecond: workers spin for [`SPIN_ROUNDS`] before they sleep, and an idle engine sleeps. An op of two
+//! phases has its threads meet in between ([`Team::meet`]), which costs half of handing out another.
 
+use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,7 +16,7 @@ use crate::matmul::SendPtr;
 
 /// Spins before a worker sleeps: about 50 µs, longer than the gaps between the ops of one step.
 const SPIN_ROUNDS: u32 = 4_000;
-/// Spins of the caller before it gives its core to a worker that was preempted.
+/// Spins of who waits for a part before it gives its core to a worker that was preempted.
 const SPINS_BEFORE_YIELD: u32 = 20_000;
 
 /// A fixed set of threads that run one job at a time.
@@ -26,15 +28,75 @@ pub struct WorkerPool {
 }
 
 struct Shared {
+    posted: Apart<Posted>,
+    /// Workers that have not finished the current job.
+    pending: Apart<AtomicUsize>,
+    /// Arrivals at meetings of the current job.
+    arrived: Apart<AtomicUsize>,
+    /// A part of the current job panicked: whoever waits for it at a meeting gives up.
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    sleepers: AtomicUsize,
+    /// Orders going to sleep and being woken.
+    sleep: Mutex<()>,
+    wake: Condvar,
+}
+
+/// In cache lines of its own: one thread writes it while others spin on its neighbours. Processors fetch
+/// lines in pairs.
+#[repr(align(128))]
+#[derive(Default)]
+struct Apart<T>(T);
+
+/// The job at hand.
+#[derive(Default)]
+struct Posted {
     /// Counts jobs; a change tells workers that `job` is new.
     epoch: AtomicU32,
-    /// Workers that have not finished the current job.
-    pending: AtomicUsize,
-    job: Mutex<Option<Job>>,
-    sleepers: AtomicUsize,
-    wake: Condvar,
-    stop: AtomicBool,
-    panicked: AtomicBool,
+    job: UnsafeCell<Option<Job>>,
+}
+
+// SAFETY: the caller of `run` writes `job` while no job runs, and workers read it between a new epoch,
+// which they acquire, and their decrement of `pending`, which the caller acquires before it writes again.
+unsafe impl Sync for Posted {}
+
+/// The threads that share a job, as one of them sees them.
+pub struct Team<'a> {
+    shared: &'a Shared,
+    threads: usize,
+}
+
+impl Team<'_> {
+    /// Returns once every thread of the job is here: each sees what the others did before. All have to come,
+    /// equally often.
+    ///
+    /// # Panics
+    /// When another part panicked, which would never come.
+    pub fn meet(&self) {
+        if self.threads == 1 {
+            return;
+        }
+        let arrived = &self.shared.arrived.0;
+        let meetings = arrived.fetch_add(1, Ordering::AcqRel) / self.threads;
+        let all = (meetings + 1) * self.threads;
+        spin_until(|| {
+            assert!(!self.shared.panicked.load(Ordering::Relaxed), "another part panicked");
+            arrived.load(Ordering::Acquire) >= all
+        });
+    }
+}
+
+/// Spins, and after a while gives the core to a thread that was preempted.
+fn spin_until(is_done: impl Fn() -> bool) {
+    let mut spins = 0;
+    while !is_done() {
+        spins += 1;
+        if spins < SPINS_BEFORE_YIELD {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// A borrowed closure whose lifetime [`WorkerPool::run`] guards.
@@ -49,13 +111,14 @@ impl WorkerPool {
     /// `threads` in all: `threads - 1` workers, and whoever calls [`WorkerPool::run`].
     pub fn new(threads: usize) -> WorkerPool {
         let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
-            pending: AtomicUsize::new(0),
-            job: Mutex::new(None),
-            sleepers: AtomicUsize::new(0),
-            wake: Condvar::new(),
-            stop: AtomicBool::new(false),
+            posted: Apart::default(),
+            pending: Apart::default(),
+            arrived: Apart::default(),
             panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
         });
         let cpus = Cores::of_this_process().cpus;
         let workers = (1..threads.max(1))
@@ -97,12 +160,24 @@ impl WorkerPool {
         let part_static: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(part) };
         self.shared.start(Job(part_static), self.workers.len());
         let own = catch_unwind(AssertUnwindSafe(|| part(0)));
-        self.shared.wait();
-        let worker_panicked = self.shared.panicked.swap(false, Ordering::Relaxed);
+        if own.is_err() {
+            self.shared.panicked.store(true, Ordering::Relaxed);
+        }
+        spin_until(|| self.shared.pending.0.load(Ordering::Acquire) == 0);
+        let has_panicked = self.shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(payload) = own {
             std::panic::resume_unwind(payload);
         }
-        assert!(!worker_panicked, "a kernel worker panicked");
+        assert!(!has_panicked, "a kernel worker panicked");
+    }
+
+    /// As [`WorkerPool::run`], for parts that meet on the way.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn run_in_phases(&self, part: &(dyn Fn(usize, &Team<'_>) + Sync)) {
+        let team = Team { shared: &self.shared, threads: self.threads() };
+        self.run(&|thread| part(thread, &team));
     }
 
     /// Splits `items` evenly, in multiples of `grain`: each thread gets one contiguous range (the last
@@ -179,8 +254,8 @@ pub fn share(items: usize, grain: usize, thread: usize, threads: usize) -> std::
 impl Drop for WorkerPool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.epoch.fetch_add(1, Ordering::Release);
-        drop(lock(&self.shared.job));
+        self.shared.posted.0.epoch.fetch_add(1, Ordering::Release);
+        drop(lock(&self.shared.sleep));
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
             // A worker's panic was already reported by `run`.
@@ -191,25 +266,15 @@ impl Drop for WorkerPool {
 
 impl Shared {
     fn start(&self, job: Job, workers: usize) {
-        *lock(&self.job) = Some(job);
-        self.pending.store(workers, Ordering::Relaxed);
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: no job runs, as the caller has the turn and waited for the last one; so nobody reads this.
+        unsafe { *self.posted.0.job.get() = Some(job) };
+        self.pending.0.store(workers, Ordering::Relaxed);
+        self.arrived.0.store(0, Ordering::Relaxed);
+        self.posted.0.epoch.fetch_add(1, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             // Taking the lock orders this wake after a sleeper's last look at the epoch.
-            drop(lock(&self.job));
+            drop(lock(&self.sleep));
             self.wake.notify_all();
-        }
-    }
-
-    fn wait(&self) {
-        let mut spins = 0;
-        while self.pending.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins < SPINS_BEFORE_YIELD {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
         }
     }
 
@@ -220,30 +285,32 @@ impl Shared {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            let job = lock(&self.job).expect("an epoch starts with a job");
+            // SAFETY: this epoch's job was written before the epoch, and the next is only written once this
+            // thread gave its share of `pending` back.
+            let job = unsafe { *self.posted.0.job.get() }.expect("an epoch starts with a job");
             // SAFETY: `run` keeps the closure alive until `pending` is zero, and this thread's share of
             // `pending` is given back only below.
             let part = unsafe { &*job.0 };
             if catch_unwind(AssertUnwindSafe(|| part(index))).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
-            self.pending.fetch_sub(1, Ordering::Release);
+            self.pending.0.fetch_sub(1, Ordering::Release);
         }
     }
 
     /// Waits until the epoch is another than `seen`.
     fn next_epoch(&self, seen: u32) -> u32 {
         for _ in 0..SPIN_ROUNDS {
-            let epoch = self.epoch.load(Ordering::Acquire);
+            let epoch = self.posted.0.epoch.load(Ordering::Acquire);
             if epoch != seen {
                 return epoch;
             }
             std::hint::spin_loop();
         }
-        let mut guard = lock(&self.job);
+        let mut guard = lock(&self.sleep);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
+            let epoch = self.posted.0.epoch.load(Ordering::SeqCst);
             if epoch != seen {
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
                 return epoch;
@@ -290,6 +357,39 @@ mod tests {
                 assert!(items.into_iter().eq(1000..1000 + count), "{count} items, {threads} threads");
                 assert_eq!(states.iter().sum::<usize>(), count);
             }
+        }
+    }
+
+    #[test]
+    fn threads_that_meet_see_what_the_others_did() {
+        for threads in 1..=4 {
+            let pool = WorkerPool::new(threads);
+            for round in 0..200 {
+                let done: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+                pool.run_in_phases(&|thread, team| {
+                    for phase in 1..=round % 4 {
+                        done[thread].store(phase, Ordering::Relaxed);
+                        team.meet();
+                        assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == phase));
+                        team.meet();
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_a_meeting() {
+        let pool = WorkerPool::new(3);
+        for bad in 0..3 {
+            let job = || {
+                pool.run_in_phases(&|thread, team| {
+                    assert!(thread != bad);
+                    team.meet();
+                });
+            };
+            assert!(catch_unwind(AssertUnwindSafe(job)).is_err());
+            pool.run_in_phases(&|_, team| team.meet());
         }
     }
 

@@ -8,11 +8,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::input::Source;
 use super::layout::BLOCK;
 use super::rounding::{CODE_MAX, Rounding};
 use crate::Isa;
-use crate::pool::WorkerPool;
 use crate::simd::{Simd, per_isa};
 
 /// What kernels need to know of a group's blocks besides their codes, `[block][row of group]`. Each in an
@@ -43,6 +41,15 @@ impl<'a> Headers<'a> {
             weighted: &self.weighted[first..],
             offsets: &self.offsets[first..],
             half_offsets: &self.half_offsets[first..],
+        }
+    }
+
+    fn range(&self, range: Range<usize>) -> Headers<'a> {
+        Headers {
+            scales: &self.scales[range.clone()],
+            weighted: &self.weighted[range.clone()],
+            offsets: &self.offsets[range.clone()],
+            half_offsets: &self.half_offsets[range],
         }
     }
 
@@ -78,15 +85,6 @@ impl HeaderStore {
         self.half_offsets.resize(blocks, [0; 2]);
     }
 
-    fn range(&self, range: Range<usize>) -> Headers<'_> {
-        Headers {
-            scales: &self.scales[range.clone()],
-            weighted: &self.weighted[range.clone()],
-            offsets: &self.offsets[range.clone()],
-            half_offsets: &self.half_offsets[range],
-        }
-    }
-
     fn as_mut(&mut self) -> HeadersMut<'_> {
         HeadersMut {
             store: PhantomData,
@@ -110,6 +108,22 @@ struct HeadersMut<'a> {
 }
 
 impl HeadersMut<'_> {
+    /// # Safety
+    /// Nobody writes them any more.
+    unsafe fn read(&self) -> Headers<'_> {
+        let blocks = self.blocks;
+        // SAFETY: the store has that many blocks in each array and is borrowed as long as `self`; that
+        // nobody writes them is the caller's promise.
+        unsafe {
+            Headers {
+                scales: std::slice::from_raw_parts(self.scales.get(), blocks),
+                weighted: std::slice::from_raw_parts(self.weighted.get(), blocks),
+                offsets: std::slice::from_raw_parts(self.offsets.get(), blocks),
+                half_offsets: std::slice::from_raw_parts(self.half_offsets.get(), blocks),
+            }
+        }
+    }
+
     #[inline(always)]
     fn put(&self, at: usize, BlockHeader { scale, sums }: BlockHeader) {
         assert!(at < self.blocks);
@@ -153,38 +167,34 @@ pub struct ColumnGroup {
     pub count: usize,
 }
 
-/// Quantised rows. Reused from step to step without new allocations.
+/// Room for quantised rows. Reused from step to step without new allocations.
 #[derive(Default)]
-pub struct Quantized {
+pub struct Room {
     codes: Vec<i8>,
     headers: HeaderStore,
     groups: Vec<ColumnGroup>,
     /// Of each row of inputs.
     places: Vec<Place>,
-    columns: usize,
 }
 
-impl Quantized {
-    /// Quantises the rows of `source` for kernels that take rows in groups of the descending `widths`, of
-    /// which the last is 1. Rows that belong together stay in one group.
+impl Room {
+    /// Makes room for `rows` of `columns` values, for kernels that take rows in groups of the descending
+    /// `widths`, of which the last is 1. Rows that belong together stay in one group.
     ///
     /// # Panics
     /// When `columns` is not a multiple of [`BLOCK`]; weights of such a shape are never packed so.
-    pub fn fill(
+    pub fn begin(
         &mut self,
-        isa: Isa,
-        source: Source<'_>,
+        rows: usize,
+        columns: usize,
         precision: Precision,
         widths: &[usize],
-        pool: &WorkerPool,
-    ) {
-        let columns = source.columns();
+    ) -> Filling<'_> {
         assert!(columns > 0 && columns.is_multiple_of(BLOCK));
-        let each = precision.rows();
-        let rows = source.rows() * each;
-        self.columns = columns;
+        let (each, blocks) = (precision.rows(), columns / BLOCK);
+        let rows = rows * each;
         self.codes.resize(rows * columns, 0);
-        self.headers.resize(rows * columns / BLOCK);
+        self.headers.resize(rows * blocks);
         self.groups.clear();
         self.places.clear();
         let mut first = 0;
@@ -192,39 +202,85 @@ impl Quantized {
             let fits = |&width: &usize| width <= rows - first && width.is_multiple_of(each);
             let count = widths.iter().copied().find(fits).unwrap_or(each);
             self.groups.push(ColumnGroup { first, count });
-            let blocks = columns / BLOCK;
             self.places.extend(
                 (0..count).step_by(each).map(|index| Place { at: first * blocks + index, step: count }),
             );
             first += count;
         }
-        let codes = SendPtr(self.codes.as_mut_ptr().cast::<[i8; BLOCK]>());
-        let headers = self.headers.as_mut();
-        let places = &self.places;
-        source.for_each_row(isa, pool, &|row, values| {
-            let Place { at, step } = places[row];
-            // SAFETY: codes and headers were sized for all rows above. A row's blocks are at its place in
-            // its group, a group's rows apart: no two rows share one, and each row is one call's alone.
-            let codes = unsafe { codes.get().add(at) };
-            let target = RowTarget { codes, headers: &headers, first: at, step };
-            quantize_row(isa, values, precision, &target);
-        });
+        Filling {
+            codes: SendPtr(self.codes.as_mut_ptr().cast()),
+            headers: self.headers.as_mut(),
+            groups: &self.groups,
+            places: &self.places,
+            precision,
+            blocks,
+        }
+    }
+}
+
+/// Rows that threads quantise, each its own, before all read them.
+pub struct Filling<'a> {
+    codes: SendPtr<[i8; BLOCK]>,
+    headers: HeadersMut<'a>,
+    groups: &'a [ColumnGroup],
+    places: &'a [Place],
+    precision: Precision,
+    blocks: usize,
+}
+
+impl Filling<'_> {
+    /// Quantises a row of inputs.
+    ///
+    /// # Safety
+    /// No other thread has this row, and nobody holds what [`Filling::filled`] gave.
+    pub unsafe fn put(&self, isa: Isa, row: usize, values: &[f32]) {
+        assert_eq!(values.len(), self.blocks * BLOCK);
+        let Place { at, step } = self.places[row];
+        // SAFETY: codes and headers were sized for all rows. A row's blocks are at its place in its group, a
+        // group's rows apart: no two rows share one, and this row is the caller's alone.
+        let codes = unsafe { self.codes.get().add(at) };
+        let target = RowTarget { codes, headers: &self.headers, first: at, step };
+        quantize_row(isa, values, self.precision, &target);
     }
 
+    /// The rows.
+    ///
+    /// # Safety
+    /// Every row was put, and this thread has met those that did.
+    pub unsafe fn filled(&self) -> Quantized<'_> {
+        let blocks = self.headers.blocks;
+        // SAFETY: there are as many, and nobody writes them any more.
+        let codes = unsafe { std::slice::from_raw_parts(self.codes.get().cast(), blocks * BLOCK) };
+        // SAFETY: as above.
+        let headers = unsafe { self.headers.read() };
+        Quantized { codes, headers, groups: self.groups, blocks: self.blocks }
+    }
+}
+
+/// Quantised rows.
+#[derive(Clone, Copy)]
+pub struct Quantized<'a> {
+    codes: &'a [i8],
+    headers: Headers<'a>,
+    groups: &'a [ColumnGroup],
+    /// Of a row.
+    blocks: usize,
+}
+
+impl<'a> Quantized<'a> {
     /// Quantised rows in all groups.
     pub fn rows(&self) -> usize {
         self.groups.last().map_or(0, |group| group.first + group.count)
     }
 
-    pub fn groups(&self) -> &[ColumnGroup] {
-        &self.groups
+    pub fn groups(&self) -> &'a [ColumnGroup] {
+        self.groups
     }
 
     /// Codes `[block][row of group][32]` and headers `[block][row of group]` of a group.
-    pub fn group(&self, group: ColumnGroup) -> (&[i8], Headers<'_>) {
-        let codes = &self.codes[group.first * self.columns..][..group.count * self.columns];
-        let blocks = self.columns / BLOCK;
-        (codes, self.headers.range(group.first * blocks..(group.first + group.count) * blocks))
+    pub fn group(&self, group: ColumnGroup) -> (&'a [i8], Headers<'a>) {
+        let range = group.first * self.blocks..(group.first + group.count) * self.blocks;
+        (&self.codes[range.start * BLOCK..range.end * BLOCK], self.headers.range(range))
     }
 }
 
@@ -316,14 +372,21 @@ mod tests {
         x
     }
 
+    fn fill<'a>(filling: &'a Filling<'_>, x: &Tensor) -> Quantized<'a> {
+        // SAFETY: this thread has all rows.
+        (0..x.rows()).for_each(|row| unsafe { filling.put(Isa::best(), row, x.row(row)) });
+        // SAFETY: all were put above.
+        unsafe { filling.filled() }
+    }
+
     #[test]
     fn codes_and_sums_describe_the_row() {
-        let pool = WorkerPool::new(2);
         for rows in [1, 2, 5, 40] {
             let columns = 256;
             let x = rows_of(rows, columns);
-            let mut quantized = Quantized::default();
-            quantized.fill(Isa::best(), Source::new((&x).into()), Precision::Int8, &[4, 3, 2, 1], &pool);
+            let mut room = Room::default();
+            let filling = room.begin(rows, columns, Precision::Int8, &[4, 3, 2, 1]);
+            let quantized = fill(&filling, &x);
             assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
             for &group in quantized.groups() {
                 let (codes, headers) = quantized.group(group);
@@ -350,10 +413,9 @@ mod tests {
     fn two_rows_say_a_row_to_fifteen_bits() {
         let (columns, rows) = (64, 5);
         let x = rows_of(rows, columns);
-        let mut quantized = Quantized::default();
-        let widths = &[4, 3, 2, 1];
-        let source = Source::new((&x).into());
-        quantized.fill(Isa::best(), source, Precision::Int15, widths, &WorkerPool::new(1));
+        let mut room = Room::default();
+        let filling = room.begin(rows, columns, Precision::Int15, &[4, 3, 2, 1]);
+        let quantized = fill(&filling, &x);
         let counts: Vec<usize> = quantized.groups().iter().map(|group| group.count).collect();
         assert_eq!(counts, [4, 4, 2]);
         for &group in quantized.groups() {

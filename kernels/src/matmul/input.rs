@@ -64,7 +64,7 @@ thread_local! {
     static ROOM: RefCell<[Vec<f32>; 2]> = RefCell::default();
 }
 
-/// Rows with fewer values in all are made by the caller: handing them out costs more.
+/// Rows with fewer values in all are made by the caller: sharing them costs more.
 const PARALLEL_VALUES: usize = 8192;
 
 impl<'a> Source<'a> {
@@ -122,31 +122,40 @@ impl<'a> Source<'a> {
         let columns = self.columns;
         out.reshape(self.rows, columns);
         let target = SendPtr(out.values_mut().as_mut_ptr());
-        self.for_each_row(isa, pool, &|row, values| {
-            // SAFETY: `out` has the source's shape, and each row is one call's alone.
-            let target = unsafe { std::slice::from_raw_parts_mut(target.get().add(row * columns), columns) };
-            target.copy_from_slice(values);
-        });
-    }
-
-    /// Calls `use_row(index, values)` for every row, on all threads when there is enough of it. To be
-    /// called once, as it adds what is to be added.
-    pub fn for_each_row(self, isa: Isa, pool: &WorkerPool, use_row: &(dyn Fn(usize, &[f32]) + Sync)) {
         let work = |rows: Range<usize>| {
-            ROOM.with_borrow_mut(|room| {
-                room.iter_mut().for_each(|values| values.resize(values.len().max(self.columns), 0.0));
-                for row in rows {
-                    // SAFETY: each row is in the range of one thread, once, and this function takes the
-                    // source.
-                    use_row(row, unsafe { self.row(isa, row, room) });
-                }
-            });
+            let store = |row: usize, values: &[f32]| {
+                // SAFETY: `out` has the source's shape, and each row is one call's alone.
+                let target =
+                    unsafe { std::slice::from_raw_parts_mut(target.get().add(row * columns), columns) };
+                target.copy_from_slice(values);
+            };
+            // SAFETY: each row is in the range of one thread, once, and this function takes the source.
+            unsafe { self.for_rows(isa, rows, &store) };
         };
-        if self.rows * self.columns < PARALLEL_VALUES {
+        if self.is_small() {
             work(0..self.rows);
         } else {
             pool.split(self.rows, 1, &work);
         }
+    }
+
+    /// Whether one thread makes all rows sooner than several that have to wait for each other.
+    pub fn is_small(&self) -> bool {
+        self.rows * self.columns < PARALLEL_VALUES
+    }
+
+    /// Calls `use_row(index, values)` for each of `rows`.
+    ///
+    /// # Safety
+    /// No row is given out twice, to this thread or another: it would be added twice what is to be added.
+    pub unsafe fn for_rows(&self, isa: Isa, rows: Range<usize>, use_row: &dyn Fn(usize, &[f32])) {
+        ROOM.with_borrow_mut(|room| {
+            room.iter_mut().for_each(|values| values.resize(values.len().max(self.columns), 0.0));
+            for row in rows {
+                // SAFETY: the caller's promise.
+                use_row(row, unsafe { self.row(isa, row, room) });
+            }
+        });
     }
 
     /// The values of a row: its own, or made in `room`.

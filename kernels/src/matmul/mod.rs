@@ -36,7 +36,7 @@ use std::ops::Range;
 
 pub use activations::Precision;
 pub(crate) use activations::SendPtr;
-use activations::{Headers, Quantized};
+use activations::{Headers, Quantized, Room};
 use dense::DenseKind;
 use input::Source;
 pub use input::{Addend, Input};
@@ -46,7 +46,7 @@ use layout::{BLOCK, EXPANDED_BLOCK, PANEL_ROWS, Packing};
 pub(crate) use neon::{sdot, smmla};
 
 use crate::memory::{Arena, Piece, SharedBytes};
-use crate::pool::WorkerPool;
+use crate::pool::{WorkerPool, share};
 use crate::quant::Format;
 use crate::tensor::{Tensor, Vector, WeightView};
 use crate::{Isa, KernelError};
@@ -249,10 +249,10 @@ impl<'a> PanelArgs<'a> {
 thread_local! {
     /// Codes of a few panels, expanded; of each thread that computes.
     static EXPANDED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// Quantised inputs of the op at hand, by [`Precision`]; of the thread that calls ops, so kept from
+    /// For quantised inputs of the op at hand, by [`Precision`]; of the thread that calls ops, so kept from
     /// step to step.
-    static QUANTIZED: RefCell<[Quantized; 2]> = RefCell::default();
-    /// Inputs that are read in more ways than one; of the same thread.
+    static ROOMS: RefCell<[Room; 2]> = RefCell::default();
+    /// Inputs that are read as floats; of the same thread.
     static MADE: RefCell<Tensor> = RefCell::default();
 }
 
@@ -275,58 +275,73 @@ pub(crate) fn linear(isa: Isa, pool: &WorkerPool, x: Input<'_>, layers: &mut [(&
     for (job, (layer, out)) in jobs.iter_mut().zip(layers) {
         *job = Some(Job { layer, out: SendPtr(out.values_mut().as_mut_ptr()) });
     }
-    let is_read = PRECISIONS.map(|precision| jobs.iter().flatten().any(|job| job.reads(precision)));
     let is_dense = jobs.iter().flatten().any(|job| matches!(job.layer.kind, Kind::Dense(_)));
-    if x.tensor().is_some() || !is_dense && is_read != [true; 2] {
-        return multiply_all(isa, pool, x, &jobs, is_read);
+    if x.tensor().is_some() || !is_dense {
+        return multiply_all(isa, pool, x, &jobs);
     }
     MADE.with_borrow_mut(|made| {
         x.make(isa, pool, made);
-        multiply_all(isa, pool, Source::new(Input::Rows(made)), &jobs, is_read);
+        multiply_all(isa, pool, Source::new(Input::Rows(made)), &jobs);
     });
 }
 
-/// `is_read`: the precisions that layers want. Several readers want rows that are stored.
-fn multiply_all(
-    isa: Isa,
-    pool: &WorkerPool,
-    x: Source<'_>,
-    jobs: &[Option<Job<'_>>; LAYERS_MAX],
-    is_read: [bool; 2],
-) {
-    let tensor = x.tensor();
-    QUANTIZED.with_borrow_mut(|quantized| {
-        let mut x = Some(x);
-        for ((precision, quantized), is_read) in PRECISIONS.into_iter().zip(&mut *quantized).zip(is_read) {
-            if is_read {
-                let again = || tensor.map(|tensor| Source::new(Input::Rows(tensor)));
-                let source = x.take().or_else(again).expect("several readers have a tensor");
-                quantized.fill(isa, source, precision, widths(isa), pool);
-            }
+/// Threads quantise the rows, each its share, meet, and multiply them by their share of the weights.
+fn multiply_all(isa: Isa, pool: &WorkerPool, x: Source<'_>, jobs: &[Option<Job<'_>>; LAYERS_MAX]) {
+    let (rows, columns, threads) = (x.rows(), x.columns(), pool.threads());
+    ROOMS.with_borrow_mut(|rooms| {
+        let mut rooms = rooms.iter_mut();
+        let fillings = PRECISIONS.map(|precision| {
+            let room = rooms.next().expect("a room for each precision");
+            let is_read = jobs.iter().flatten().any(|job| job.reads(precision));
+            is_read.then(|| room.begin(rows, columns, precision, widths(isa, rows * precision.rows())))
+        });
+        let quantize = |rows: Range<usize>| {
+            let put = |row: usize, values: &[f32]| {
+                for filling in fillings.iter().flatten() {
+                    // SAFETY: each row is in the range of one thread, and nobody reads before all have met.
+                    unsafe { filling.put(isa, row, values) };
+                }
+            };
+            // SAFETY: each row is in the range of one thread, once, and this function takes the source.
+            unsafe { x.for_rows(isa, rows, &put) };
+        };
+        let is_shared = !x.is_small() && fillings.iter().any(Option::is_some);
+        if !is_shared {
+            quantize(0..rows);
         }
-        let [int8, int15] = &*quantized;
-        pool.run(&|thread| {
-            for_each_share(jobs, thread, pool.threads(), |job, panels| match job.layer.kind {
-                Kind::Quantized(packing) => match job.layer.precision {
-                    Precision::Int8 => job.quantized(isa, packing, int8, panels),
-                    Precision::Int15 => job.quantized(isa, packing, int15, panels),
-                },
+        pool.run_in_phases(&|thread, team| {
+            if is_shared {
+                quantize(share(rows, 1, thread, threads));
+                team.meet();
+            }
+            // SAFETY: all rows were put: by the caller before this, or by threads that have met.
+            let filled = |index: usize| unsafe { fillings[index].as_ref().map(|filling| filling.filled()) };
+            let [int8, int15] = [filled(0), filled(1)];
+            for_each_share(jobs, thread, threads, |job, panels| match job.layer.kind {
+                Kind::Quantized(packing) => {
+                    let x = match job.layer.precision {
+                        Precision::Int8 => int8,
+                        Precision::Int15 => int15,
+                    };
+                    job.quantized(isa, packing, &x.expect("what is read was quantised"), panels);
+                }
                 Kind::Dense(kind) => {
-                    job.dense(isa, kind, tensor.expect("dense layers have a tensor"), panels)
+                    job.dense(isa, kind, x.tensor().expect("dense layers have a tensor"), panels);
                 }
             });
         });
     });
 }
 
-/// In the order of [`QUANTIZED`].
+/// In the order of [`ROOMS`].
 const PRECISIONS: [Precision; 2] = [Precision::Int8, Precision::Int15];
 
-/// Column counts the quantised kernels of `isa` take.
-fn widths(isa: Isa) -> &'static [usize] {
+/// Column counts the quantised kernels of `isa` take, for `rows` quantised rows.
+fn widths(isa: Isa, rows: usize) -> &'static [usize] {
+    let _ = rows;
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512::WIDTHS,
+        Isa::Avx512Vnni => avx512::widths(rows),
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => avx_vnni::WIDTHS,
         #[cfg(target_arch = "x86_64")]
@@ -371,7 +386,7 @@ impl Job<'_> {
         matches!(self.layer.kind, Kind::Quantized(_)) && self.layer.precision == precision
     }
 
-    fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized, panels: Range<usize>) {
+    fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized<'_>, panels: Range<usize>) {
         match expander(isa, packing) {
             Some(expander) if x.rows() >= EXPAND_ROWS => EXPANDED.with_borrow_mut(|buffer| {
                 self.quantized_expanded(isa, packing, x, panels, expander, buffer);
@@ -389,7 +404,7 @@ impl Job<'_> {
         &self,
         isa: Isa,
         packing: Packing,
-        x: &Quantized,
+        x: &Quantized<'_>,
         panels: Range<usize>,
         expander: Expander,
         buffer: &mut Vec<u8>,
@@ -411,7 +426,7 @@ impl Job<'_> {
     /// All groups of inputs times a few panels, which stay in the cache from group to group.
     fn multiply<'b>(
         &'b self,
-        x: &'b Quantized,
+        x: &'b Quantized<'b>,
         panels: Range<usize>,
         kernel: impl Fn(usize) -> PanelKernel,
         expanded: impl Fn(usize) -> Option<&'b [u8]>,

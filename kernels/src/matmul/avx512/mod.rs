@@ -18,7 +18,18 @@ use super::{PREFETCH_BYTES, PanelArgs};
 
 /// Column counts with a kernel of their own, descending. 12 columns leave 8 of the 32 registers for
 /// weights, scales and one broadcast.
-pub const WIDTHS: &[usize] = &[12, 8, 6, 4, 3, 2, 1];
+const WIDTHS: &[usize] = &[12, 8, 6, 4, 3, 2, 1];
+/// The same for as many rows as two groups of about the same width take: threads that share the rows then
+/// write no cache line in common, and no narrow group reads weights that a wide one hardly waited for.
+const EVEN_WIDTHS: &[usize] = &[8, 6, 4, 3, 2, 1];
+
+/// Column counts for `rows` quantised rows.
+pub fn widths(rows: usize) -> &'static [usize] {
+    match rows {
+        14 | 16 => EVEN_WIDTHS,
+        _ => WIDTHS,
+    }
+}
 
 /// Which loop goes with which scales.
 trait Panel: Scales {
