@@ -98,6 +98,7 @@ impl HeaderStore {
 }
 
 /// A [`HeaderStore`] that threads write, each the blocks of its own rows.
+#[derive(Clone, Copy)]
 struct HeadersMut<'a> {
     store: PhantomData<&'a mut HeaderStore>,
     blocks: usize,
@@ -124,12 +125,13 @@ impl HeadersMut<'_> {
         }
     }
 
+    /// # Safety
+    /// There is a block `at`, and no other thread has its row.
     #[inline(always)]
-    fn put(&self, at: usize, BlockHeader { scale, sums }: BlockHeader) {
-        assert!(at < self.blocks);
+    unsafe fn put(&self, at: usize, BlockHeader { scale, sums }: BlockHeader) {
         let sum = sums[0] + sums[1];
-        // SAFETY: the store has that many blocks in each array and is borrowed as long as `self`; a block
-        // is written by the thread that has its row.
+        // SAFETY: the store has as many blocks in each array and is borrowed as long as `self`; the rest is
+        // the caller's promise.
         unsafe {
             *self.scales.get().add(at) = scale;
             *self.weighted.get().add(at) = sum as f32 * scale;
@@ -239,7 +241,9 @@ impl Filling<'_> {
         // SAFETY: codes and headers were sized for all rows. A row's blocks are at its place in its group, a
         // group's rows apart: no two rows share one, and this row is the caller's alone.
         let codes = unsafe { self.codes.get().add(at) };
-        let target = RowTarget { codes, headers: &self.headers, first: at, step };
+        let last = at + (self.blocks - 1) * step + self.precision.rows() - 1;
+        assert!(last < self.headers.blocks);
+        let target = RowTarget { codes, headers: self.headers, first: at, step };
         quantize_row(isa, values, self.precision, &target);
     }
 
@@ -291,6 +295,14 @@ unsafe impl<T> Sync for SendPtr<T> {}
 // SAFETY: as above.
 unsafe impl<T> Send for SendPtr<T> {}
 
+impl<T> Clone for SendPtr<T> {
+    fn clone(&self) -> SendPtr<T> {
+        *self
+    }
+}
+
+impl<T> Copy for SendPtr<T> {}
+
 impl<T> SendPtr<T> {
     /// The pointer; a method, so that closures capture the whole wrapper.
     pub fn get(&self) -> *mut T {
@@ -307,36 +319,79 @@ struct Place {
 
 /// A [`Place`] in memory. Whoever makes one vouches that it has room for the row's blocks, and for as
 /// many more beside each as [`Precision::rows`] says, which nobody else looks at meanwhile.
+#[derive(Clone, Copy)]
 struct RowTarget<'a> {
     codes: *mut [i8; BLOCK],
-    headers: &'a HeadersMut<'a>,
+    headers: HeadersMut<'a>,
     /// Place of the first block's header.
     first: usize,
     step: usize,
 }
 
-impl RowTarget<'_> {
-    #[inline(always)]
-    fn put<S: Rounding>(&self, at: usize, values: &[f32; BLOCK]) -> (&[i8; BLOCK], f32) {
-        // SAFETY: see the type.
-        let codes = unsafe { &mut *self.codes.add(at) };
-        let header = quantize_block::<S>(values, codes);
-        let scale = header.scale;
-        self.headers.put(self.first + at, header);
-        (codes, scale)
-    }
-}
+/// Blocks that are quantised together, so that none waits for another's divisions.
+const TOGETHER: usize = 8;
 
 per_isa!(fn quantize_row = quantize_row_body(values: &[f32], precision: Precision, target: &RowTarget<'_>));
 
 #[inline(always)]
 fn quantize_row_body<S: Simd + Rounding>(values: &[f32], precision: Precision, target: &RowTarget<'_>) {
-    for (block, values) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let at = block * target.step;
-        let (codes, scale) = target.put::<S>(at, values);
+    // Written bytes could be its own, for all the compiler knows, were it not copied.
+    let target = *target;
+    let (eights, left) = values.as_chunks::<BLOCK>().0.as_chunks::<TOGETHER>();
+    let mut block = 0;
+    for values in eights {
+        target.put::<S, TOGETHER>(block, values, precision);
+        block += TOGETHER;
+    }
+    for values in left {
+        target.put::<S, 1>(block, std::array::from_ref(values), precision);
+        block += 1;
+    }
+}
+
+impl RowTarget<'_> {
+    /// Quantises blocks `first..first + N` of the row.
+    #[inline(always)]
+    fn put<S: Rounding, const N: usize>(
+        &self,
+        first: usize,
+        values: &[[f32; BLOCK]; N],
+        precision: Precision,
+    ) {
+        let at = first * self.step;
+        let left = self.put_at::<S, N>(at, values, precision == Precision::Int15);
         if precision == Precision::Int15 {
-            target.put::<S>(at + 1, &left_over(values, codes, scale));
+            self.put_at::<S, N>(at + 1, &left, false);
         }
+    }
+
+    /// Quantises blocks to places from `at` on; returns what that leaves over, if wanted.
+    #[inline(always)]
+    fn put_at<S: Rounding, const N: usize>(
+        &self,
+        at: usize,
+        values: &[[f32; BLOCK]; N],
+        wants_left: bool,
+    ) -> [[f32; BLOCK]; N] {
+        let largest = S::largest_magnitudes(values);
+        // Loops, as closures of arrays' methods are not always compiled in place.
+        let mut scales = [Scale::default(); N];
+        for (scale, largest) in scales.iter_mut().zip(largest) {
+            *scale = Scale::of(largest);
+        }
+        let mut left = [[0.0; BLOCK]; N];
+        for i in 0..N {
+            let at = at + i * self.step;
+            // SAFETY: see the type.
+            let codes = unsafe { &mut *self.codes.add(at) };
+            let sums = S::round(&values[i], scales[i].inverse, codes);
+            if wants_left {
+                left[i] = left_over(&values[i], codes, scales[i].scale);
+            }
+            // SAFETY: as above.
+            unsafe { self.headers.put(self.first + at, BlockHeader { scale: scales[i].scale, sums }) };
+        }
+        left
     }
 }
 
@@ -350,20 +405,28 @@ fn left_over(values: &[f32; BLOCK], codes: &[i8; BLOCK], scale: f32) -> [f32; BL
     left
 }
 
-/// Symmetric: scale = max|x| / 127, codes rounded to nearest, ties to even. Values that are no numbers
-/// become code 0.
-#[inline(always)]
-fn quantize_block<S: Rounding>(values: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> BlockHeader {
-    let largest = S::largest_magnitude(values);
-    let inverse = if largest > 0.0 && largest.is_finite() { CODE_MAX / largest } else { 0.0 };
-    let scale = if inverse > 0.0 { largest / CODE_MAX } else { 0.0 };
-    BlockHeader { scale, sums: S::round(values, inverse, codes) }
+/// What a step of a block's codes is worth, and how many of them a value of 1 is.
+#[derive(Clone, Copy, Default)]
+struct Scale {
+    scale: f32,
+    inverse: f32,
+}
+
+impl Scale {
+    /// Symmetric: max|x| / 127. Codes are rounded to nearest, ties to even. Values that are no numbers become
+    /// code 0.
+    #[inline(always)]
+    fn of(largest: f32) -> Scale {
+        let inverse = if largest > 0.0 && largest.is_finite() { CODE_MAX / largest } else { 0.0 };
+        Scale { inverse, scale: if inverse > 0.0 { largest / CODE_MAX } else { 0.0 } }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tensor::Tensor;
+    use crate::testing::for_each_isa;
 
     fn rows_of(rows: usize, columns: usize) -> Tensor {
         let mut x = Tensor::zeros(rows, columns);
@@ -372,9 +435,9 @@ mod tests {
         x
     }
 
-    fn fill<'a>(filling: &'a Filling<'_>, x: &Tensor) -> Quantized<'a> {
+    fn fill<'a>(isa: Isa, filling: &'a Filling<'_>, x: &Tensor) -> Quantized<'a> {
         // SAFETY: this thread has all rows.
-        (0..x.rows()).for_each(|row| unsafe { filling.put(Isa::best(), row, x.row(row)) });
+        (0..x.rows()).for_each(|row| unsafe { filling.put(isa, row, x.row(row)) });
         // SAFETY: all were put above.
         unsafe { filling.filled() }
     }
@@ -386,7 +449,7 @@ mod tests {
             let x = rows_of(rows, columns);
             let mut room = Room::default();
             let filling = room.begin(rows, columns, Precision::Int8, &[4, 3, 2, 1]);
-            let quantized = fill(&filling, &x);
+            let quantized = fill(Isa::best(), &filling, &x);
             assert_eq!(quantized.groups().iter().map(|group| group.count).sum::<usize>(), rows);
             for &group in quantized.groups() {
                 let (codes, headers) = quantized.group(group);
@@ -415,7 +478,7 @@ mod tests {
         let x = rows_of(rows, columns);
         let mut room = Room::default();
         let filling = room.begin(rows, columns, Precision::Int15, &[4, 3, 2, 1]);
-        let quantized = fill(&filling, &x);
+        let quantized = fill(Isa::best(), &filling, &x);
         let counts: Vec<usize> = quantized.groups().iter().map(|group| group.count).collect();
         assert_eq!(counts, [4, 4, 2]);
         for &group in quantized.groups() {
@@ -436,12 +499,16 @@ mod tests {
 
     #[test]
     fn zeros_and_non_finite_values_stay_defined() {
-        let mut codes = [0; BLOCK];
         for bad in [0.0, f32::NAN, f32::INFINITY] {
-            let mut values = [0.0; BLOCK];
-            values[3] = bad;
-            quantize_block::<crate::simd::Scalar>(&values, &mut codes);
-            assert_eq!(codes, [0; BLOCK]);
+            let mut x = Tensor::zeros(1, BLOCK);
+            x.values_mut()[3] = bad;
+            for_each_isa(|isa| {
+                let mut room = Room::default();
+                let filling = room.begin(1, BLOCK, Precision::Int8, &[1]);
+                let quantized = fill(isa, &filling, &x);
+                let (codes, headers) = quantized.group(quantized.groups()[0]);
+                assert_eq!((codes, headers.scales), (&[0; BLOCK][..], &[0.0][..]));
+            });
         }
     }
 }

@@ -504,7 +504,9 @@ fn add_pairs(tile: &mut [[f32; PANEL_ROWS]]) -> &[[f32; PANEL_ROWS]] {
     let rows = tile.len() / 2;
     for row in 0..rows {
         let (first, second) = (tile[2 * row], tile[2 * row + 1]);
-        tile[row] = std::array::from_fn(|lane| first[lane] + second[lane]);
+        for ((sum, first), second) in tile[row].iter_mut().zip(first).zip(second) {
+            *sum = first + second;
+        }
     }
     &tile[..rows]
 }

@@ -19,6 +19,16 @@ pub trait Rounding {
         values.iter().fold(0.0, |max, value| if value.abs() > max { value.abs() } else { max })
     }
 
+    /// [`Rounding::largest_magnitude`] of each block.
+    #[inline(always)]
+    fn largest_magnitudes<const N: usize>(blocks: &[[f32; BLOCK]; N]) -> [f32; N] {
+        let mut largest = [0.0; N];
+        for (largest, block) in largest.iter_mut().zip(blocks) {
+            *largest = Self::largest_magnitude(block);
+        }
+        largest
+    }
+
     /// codes = round(x · inverse), ties to even, 0 for what is no number; returns the sums of the codes of
     /// both halves. No |x · inverse| that is a number exceeds [`CODE_MAX`] by more than rounding.
     #[inline(always)]
@@ -114,20 +124,71 @@ mod x86 {
         }
     }
 
+    /// Largest magnitudes of every eighth value.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx2")]
+    fn largest_lanes(values: &[f32; BLOCK]) -> __m256 {
+        // SAFETY: 16 values of 4 bytes are read twice, of 32.
+        let (low, high) =
+            unsafe { (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(16))) };
+        // The second operand, where the first is no number.
+        let max = _mm512_max_ps(_mm512_abs_ps(low), _mm512_setzero_ps());
+        let max = _mm512_max_ps(_mm512_abs_ps(high), max);
+        _mm256_max_ps(_mm512_castps512_ps256(max), _mm512_extractf32x8_ps::<1>(max))
+    }
+
+    /// Largest lane of each of eight registers.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn largest_of_each(eights: [__m256; 8]) -> [f32; 8] {
+        let [a, b, c, d, e, f, g, h] = eights;
+        // Two registers' lanes side by side, then four's, then all; each step halves how many there are.
+        let pair = |a, b| _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let four = |ab, cd| {
+            let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+            let (low, high) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+            _mm256_max_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
+        };
+        let (abcd, efgh) = (four(pair(a, b), pair(c, d)), four(pair(e, f), pair(g, h)));
+        let low = _mm256_permute2f128_ps::<0x20>(abcd, efgh);
+        let largest = _mm256_max_ps(low, _mm256_permute2f128_ps::<0x31>(abcd, efgh));
+        let mut values = [0.0; 8];
+        // SAFETY: 8 values of 4 bytes are written.
+        unsafe { _mm256_storeu_ps(values.as_mut_ptr(), largest) };
+        values
+    }
+
     impl Rounding for Avx512 {
+        #[inline(always)]
+        fn largest_magnitudes<const N: usize>(blocks: &[[f32; BLOCK]; N]) -> [f32; N] {
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512dq,avx2")]
+            fn of_eight(blocks: &[[f32; BLOCK]; 8]) -> [f32; 8] {
+                let mut lanes = [_mm256_setzero_ps(); 8];
+                for (lanes, block) in lanes.iter_mut().zip(blocks) {
+                    *lanes = largest_lanes(block);
+                }
+                largest_of_each(lanes)
+            }
+            let mut largest = [0.0; N];
+            match (blocks.as_chunks::<8>(), largest.as_chunks_mut::<8>()) {
+                // SAFETY: this type is named only where these features are enabled.
+                (([blocks], []), ([largest], [])) => *largest = unsafe { of_eight(blocks) },
+                _ => {
+                    for (largest, block) in largest.iter_mut().zip(blocks) {
+                        *largest = Self::largest_magnitude(block);
+                    }
+                }
+            }
+            largest
+        }
+
         #[inline(always)]
         fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
             #[inline]
             #[target_feature(enable = "avx512f,avx512dq,avx2")]
             fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
-                // SAFETY: 16 values of 4 bytes are read twice, of 32.
-                let (low, high) =
-                    unsafe { (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(16))) };
-                // The second operand, where the first is no number.
-                let max = _mm512_max_ps(_mm512_abs_ps(low), _mm512_setzero_ps());
-                let max = _mm512_max_ps(_mm512_abs_ps(high), max);
-                let upper = _mm512_extractf32x8_ps::<1>(max);
-                largest_of_8(_mm256_max_ps(_mm512_castps512_ps256(max), upper))
+                largest_of_8(largest_lanes(values))
             }
             // SAFETY: this type is named only where these features are enabled.
             unsafe { largest_magnitude(values) }
@@ -164,6 +225,26 @@ mod tests {
     #[inline(always)]
     fn largest_body<S: Simd + Rounding>(values: &[f32; BLOCK]) -> f32 {
         S::largest_magnitude(values)
+    }
+
+    per_isa!(fn largest_of_eight = largest_of_eight_body(blocks: &[[f32; BLOCK]; 8]) -> [f32; 8]);
+    #[inline(always)]
+    fn largest_of_eight_body<S: Simd + Rounding>(blocks: &[[f32; BLOCK]; 8]) -> [f32; 8] {
+        S::largest_magnitudes(blocks)
+    }
+
+    #[test]
+    fn blocks_together_have_the_largest_magnitudes_that_each_has() {
+        let mut random = Seeded::new(6);
+        for special in [0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let mut blocks = [[0.0; BLOCK]; 8];
+            random.fill(blocks.as_flattened_mut(), -3.0, 3.0);
+            blocks[random.next() as usize % 8][random.next() as usize % BLOCK] = special;
+            let expected = blocks.map(|block| <Scalar as Rounding>::largest_magnitude(&block).to_bits());
+            for_each_isa(|isa| {
+                assert_eq!(largest_of_eight(isa, &blocks).map(f32::to_bits), expected, "{isa} {blocks:?}");
+            });
+        }
     }
 
     per_isa!(fn round = round_body(values: &[f32; BLOCK], inverse: f32, codes: &mut [i8; BLOCK]) -> [i32; 2]);
