@@ -302,7 +302,8 @@ impl Engine {
         self.inner.residents.lease(name, &self.inner.inbox)
     }
 
-    /// Validates and queues a generation. Never blocks; a full queue is an error.
+    /// Validates, makes ready and queues a generation. Never waits, but takes some 100 ns a token of its
+    /// prompt, so that the engine's thread need not; a full queue is an error.
     ///
     /// # Errors
     /// `UnknownModel`, `WrongModel`, `InvalidParameter`, `ContextLength` and `NoPages` are the request's
@@ -328,7 +329,7 @@ impl Engine {
         let (stream, events, shared) = event_channel(self.inner.options.stream_backlog);
         let tokens = request.prompt.len();
         let place = self.inner.inbox.enter(Queue::Generate, &request.caller.principal, tokens)?;
-        let generation = Generation { model: model.clone(), request, stream, place, arrived: Instant::now() };
+        let generation = Generation::new(model.clone(), request, stream, place);
         self.inner.inbox.leave_command(Command::Generate(Box::new(generation)))?;
         self.inner.inbox.wake();
         Ok(EventStream { events, shared, inbox: Arc::clone(&self.inner.inbox), ended: false })

@@ -15,7 +15,7 @@ use crate::model::{LoadedModel, ModelInfo, Network};
 use crate::packed::PackedWriter;
 use crate::prefix::Prefixes;
 use crate::residents::{ModelStatus, NewServed, Residents, UnloadMode};
-use crate::runner::Resident;
+use crate::runner::{Reception, Resident};
 use crate::scheduler::DiskLimits;
 use crate::{Engine, EngineError, EngineOptions};
 
@@ -214,15 +214,17 @@ pub(crate) fn add(
         Network::Encoder(network) => network.vocabulary(),
     };
     let kv_bytes = memory.bytes() - weight_bytes;
-    let new = NewServed { info: model.info.clone(), vocabulary, pages, kv_bytes, weight_bytes, pinned };
     // Here, as public prefixes are rendered and tokenised for it, which the engine's thread has no time for.
-    let prefixes = match &model.network {
+    let reception = match &model.network {
         Network::Decoder(network) => {
-            Some(Prefixes::new(&model.identity, network.kv_layout(), &model.info, &options.prefix))
+            let prefixes = Prefixes::new(&model.identity, network.kv_layout(), &model.info, &options.prefix);
+            Some(Reception::new(prefixes, std::mem::take(&mut model.eos_tokens), options.speculation))
         }
         Network::Encoder(_) => None,
     };
-    residents.add(new, |served| hand_over(Resident { model, served, memory, prefixes }))?;
+    let info = model.info.clone();
+    let new = NewServed { info, vocabulary, pages, reception, kv_bytes, weight_bytes, pinned };
+    residents.add(new, |served| hand_over(Resident { model, served, memory }))?;
     unwritten.into_iter().for_each(PackedWriter::start);
     Ok(())
 }

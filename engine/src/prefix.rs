@@ -93,6 +93,7 @@ pub(crate) struct Prefixes {
     /// For who shares nothing.
     public_root: ChainHash,
     public: Vec<Public>,
+    enabled: bool,
 }
 
 /// A public prefix in one model's tokens.
@@ -137,7 +138,12 @@ impl Prefixes {
         let store = options.store.as_ref().map_or([0; 32], |store| *store.secret());
         let secret = model_secret(&store, &hasher.finalize());
         let public = options.public.iter().filter_map(|prefix| Public::new(prefix, &secret, info)).collect();
-        Prefixes { secret, public_root: ChainHash::public_root(&secret, &[]), public }
+        Prefixes {
+            secret,
+            public_root: ChainHash::public_root(&secret, &[]),
+            public,
+            enabled: options.enabled,
+        }
     }
 
     /// What the page store calls this model.
@@ -155,7 +161,7 @@ impl Prefixes {
             Retention::Memory => Keep::InMemory,
             Retention::Day => Keep::Retained(Group::new(tenant, &cache.key)),
         };
-        let (public_root, shares) = (self.public_root, !cache.off);
+        let (public_root, shares) = (self.public_root, self.enabled && !cache.off);
         let mut scope = PrefixScope { root, public_root, public_tokens: 0, keep, shares };
         for public in self.public.iter().filter(|public| public.is_for(&caller.tenant)) {
             let public_tokens = common(&public.tokens, prompt);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::EngineError;
 use crate::inbox::Inbox;
 use crate::model::ModelInfo;
+use crate::runner::Reception;
 
 /// What is known of an instance outside the engine's thread.
 pub(crate) struct Served {
@@ -23,6 +24,8 @@ pub(crate) struct Served {
     pub vocabulary: usize,
     /// Pages of a chat model's cache.
     pub pages: usize,
+    /// Of a chat model.
+    pub reception: Option<Reception>,
     pub kv_bytes: usize,
     pub weight_bytes: usize,
     /// Never unloaded to make room for another.
@@ -48,6 +51,7 @@ pub(crate) struct NewServed {
     pub info: ModelInfo,
     pub vocabulary: usize,
     pub pages: usize,
+    pub reception: Option<Reception>,
     pub kv_bytes: usize,
     pub weight_bytes: usize,
     pub pinned: bool,
@@ -200,6 +204,7 @@ impl Residents {
             info: new.info,
             vocabulary: new.vocabulary,
             pages: new.pages,
+            reception: new.reception,
             kv_bytes: new.kv_bytes,
             weight_bytes: new.weight_bytes,
             pinned: new.pinned,

@@ -2,8 +2,9 @@
 //!
 //! Planning alone, for streams of several principals while others wait: decodes, and decodes beside prompts
 //! that come and go. The target is 50 microseconds a step at 256 streams. With a model, also all that lies
-//! between the end of a forward pass and the beginning of the next, on the engine itself: sampling, text,
-//! guesses, delivery, planning.
+//! between the end of a forward pass and the beginning of the next, on the engine itself: what a long prompt
+//! that arrives takes there and on its caller's thread, and for streams that decode sampling, text, guesses,
+//! delivery, planning.
 
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -31,6 +32,15 @@ const STEPS: usize = 1000;
 /// Tokens that each stream of the engine generates.
 const NEW_TOKENS: usize = 64;
 
+/// Arrivals of a long prompt that are measured, its tokens as far as the context allows, and those it
+/// generates.
+const ARRIVALS: usize = 21;
+const ARRIVAL_TOKENS: usize = 8192;
+const ARRIVAL_NEW_TOKENS: usize = 4;
+
+/// Steps of a stream alone, before anything arrives.
+const ALONE_STEPS: usize = 64;
+
 fn main() -> Result<(), Failure> {
     println!("| streams | planning, median, us a step | p99, us | with prompts, median, us | p99, us |");
     println!("|---|---|---|---|---|");
@@ -41,6 +51,12 @@ fn main() -> Result<(), Failure> {
         println!("| {streams} | {:.1} | {:.1} | {:.1} | {:.1} |", a[0], a[1], b[0], b[1]);
     }
     let Some(path) = std::env::args().nth(1) else { return Ok(()) };
+    let Arrival { tokens, caller, engine } = arrival_times(Path::new(&path))?;
+    let [caller, engine] = [caller, engine].map(|time| time.as_secs_f64() * 1e6);
+    println!(
+        "\nA prompt of {tokens} tokens, from arrival to end, besides what its steps compute: \
+         {engine:.0} us on the engine's thread, {caller:.0} us on its caller's"
+    );
     println!("\n| streams | tokens chosen | step, ms | between forward passes, us | share, % |");
     println!("|---|---|---|---|---|");
     for streams in [1, 16, 64, 256] {
@@ -109,7 +125,7 @@ fn arrival(id: u64) -> SchedulerEvent {
     let scope = PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual, shares: true };
     // Of all lengths over a page, so that they do not all fill one in the same step.
     let prompt = vec![id as u32; PROMPT_TOKENS + (id * 7) as usize % kernels::PAGE_TOKENS];
-    SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope }
+    SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, chain: scope.into() }
 }
 
 fn limits(streams: usize, pages: usize) -> SchedulerLimits {
@@ -164,12 +180,14 @@ impl Decoder for Timed {
     }
 }
 
-/// Medians of a step and of what lies between two forward passes, while so many streams decode.
-fn engine_times(
-    path: &Path,
-    streams: usize,
-    sampling: &SamplingParams,
-) -> Result<(Duration, Duration), Failure> {
+/// An engine over a model, its context, and the passes it runs.
+struct TimedEngine {
+    engine: Engine,
+    context_tokens: usize,
+    passes: Arc<Mutex<Vec<Pass>>>,
+}
+
+fn timed_engine(path: &Path, streams: usize) -> Result<TimedEngine, Failure> {
     let device = Device::cpu(CpuOptions::default())?;
     let mut model = load(&LoadOptions {
         path,
@@ -185,25 +203,40 @@ fn engine_times(
     };
     let passes = Arc::new(Mutex::new(Vec::with_capacity(4096)));
     model.network = Network::Decoder(Box::new(Timed { decoder, passes: Arc::clone(&passes) }));
+    let context_tokens = model.info.context_tokens;
     let options = EngineOptions {
         running_sequences_max: streams.max(8),
         step_tokens_max: streams + 512,
         waiting_requests_max: streams + 1,
         ..EngineOptions::default()
     };
-    let engine = Engine::start(vec![model], options)?;
+    Ok(TimedEngine { engine: Engine::start(vec![model], options)?, context_tokens, passes })
+}
+
+fn request(prompt: Vec<u32>, max_new_tokens: usize, sampling: &SamplingParams) -> Request {
+    Request {
+        model: "model".to_owned(),
+        caller: Caller::default(),
+        prompt,
+        max_new_tokens,
+        sampling: sampling.clone(),
+        stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
+        logprobs: None,
+        cache: CacheHint::default(),
+        prompt_logprobs: None,
+    }
+}
+
+/// Medians of a step and of what lies between two forward passes, while so many streams decode.
+fn engine_times(
+    path: &Path,
+    streams: usize,
+    sampling: &SamplingParams,
+) -> Result<(Duration, Duration), Failure> {
+    let TimedEngine { engine, passes, .. } = timed_engine(path, streams)?;
     let submit = |stream: usize| {
-        engine.submit(Request {
-            model: "model".to_owned(),
-            caller: Caller::default(),
-            prompt: (0..4).map(|i| (1000 + 37 * stream + 7 * i) as u32).collect(),
-            max_new_tokens: NEW_TOKENS,
-            sampling: sampling.clone(),
-            stop: StopCriteria { ignore_eos: true, ..StopCriteria::default() },
-            logprobs: None,
-            cache: CacheHint::default(),
-            prompt_logprobs: None,
-        })
+        let prompt = (0..4).map(|i| (1000 + 37 * stream + 7 * i) as u32).collect();
+        engine.submit(request(prompt, NEW_TOKENS, sampling))
     };
     read((0..streams).map(submit).collect::<Result<Vec<_>, _>>()?);
     let passes = passes.lock().expect("nobody panics with it");
@@ -211,6 +244,59 @@ fn engine_times(
     let (steps, between): (Vec<Duration>, Vec<Duration>) =
         whole.map(|pair| (pair[1].began - pair[0].began, pair[1].began - pair[0].ended)).unzip();
     Ok((median(steps), median(between)))
+}
+
+/// What a long prompt takes besides its forward passes, median.
+struct Arrival {
+    tokens: usize,
+    /// On the thread that submits it.
+    caller: Duration,
+    /// Between passes, from its arrival to its end, beyond what a stream alone takes there.
+    engine: Duration,
+}
+
+/// Measures prompts that arrive beside a stream that decodes. All but the first find their pages in the
+/// cache: they are named, looked up and indexed all the same.
+fn arrival_times(path: &Path) -> Result<Arrival, Failure> {
+    let TimedEngine { engine, context_tokens, passes } = timed_engine(path, 1)?;
+    let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let tokens = context_tokens.min(ARRIVAL_TOKENS) - kernels::PAGE_TOKENS;
+    // Ids of plain text in every vocabulary, in no order.
+    let prompt: Vec<u32> =
+        (0..tokens as u32).map(|i| 1000 + i.wrapping_mul(2_654_435_761) % 31_000).collect();
+    let long = || engine.submit(request(prompt.clone(), ARRIVAL_NEW_TOKENS, &greedy));
+    read(vec![long()?]);
+    let mut beside = engine.submit(request(vec![1000, 2000, 3000], usize::MAX, &greedy))?;
+    let count = || passes.lock().expect("nobody panics with it").len();
+    let mut step = || match beside.next_blocking() {
+        None | Some(Event::Finished(_) | Event::Failed(_)) => Err("the stream beside them ended early"),
+        Some(_) => Ok(()),
+    };
+    let start = count();
+    (0..ALONE_STEPS).try_for_each(|_| step())?;
+    let gaps = |from: usize| -> Vec<Duration> {
+        let passes = passes.lock().expect("nobody panics with it");
+        passes[from..].windows(2).map(|pair| pair[1].began - pair[0].ended).collect()
+    };
+    let alone = median(gaps(start));
+    let (mut callers, mut engines) = (Vec::new(), Vec::new());
+    for _ in 0..ARRIVALS {
+        let (from, began) = (count().saturating_sub(1), Instant::now());
+        let mut stream = long()?;
+        callers.push(began.elapsed());
+        // Its last event comes from between two passes: the next one has to be seen, too.
+        while !matches!(stream.next_blocking(), None | Some(Event::Finished(_) | Event::Failed(_))) {
+            step()?;
+        }
+        let ended = count();
+        while count() < ended + 2 {
+            step()?;
+        }
+        let gaps = gaps(from);
+        let all: Duration = gaps.iter().sum();
+        engines.push(all.saturating_sub(alone * gaps.len() as u32));
+    }
+    Ok(Arrival { tokens, caller: median(callers), engine: median(engines) })
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

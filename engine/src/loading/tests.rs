@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::request::{Event, FinishReason, SamplingParams, StopCriteria};
+use crate::request::{Event, FinishReason, Finished, SamplingParams, StopCriteria};
 use crate::testing::{KV_LAYOUT, MockOptions, chat_model, embedding_model, repeats, tokens};
 use crate::{EmbedRequest, EventStream, ModelState, Request};
 
@@ -49,12 +49,23 @@ fn request(model: &str, max_new_tokens: usize) -> Request {
 }
 
 /// What a stream said, and how it ended.
-fn read(mut stream: EventStream) -> (String, FinishReason) {
+fn read(stream: EventStream) -> (String, FinishReason) {
+    let (text, finished) = read_whole(stream);
+    (text, finished.reason)
+}
+
+/// What a stream said, and how many tokens of its prompt were found.
+fn read_cached(stream: EventStream) -> (String, usize) {
+    let (text, finished) = read_whole(stream);
+    (text, finished.cached_tokens)
+}
+
+fn read_whole(mut stream: EventStream) -> (String, Finished) {
     let mut text = String::new();
     while let Some(event) = stream.next_blocking() {
         match event {
             Event::Token(token) => text.push_str(&token.text),
-            Event::Finished(finished) => return (text + &finished.text, finished.reason),
+            Event::Finished(finished) => return (text + &finished.text, finished),
             other => panic!("{other:?}"),
         }
     }
@@ -157,6 +168,29 @@ fn a_new_version_takes_the_name_and_the_old_one_finishes() {
     drop(lease);
     assert!(engine.inner.residents.wait_gone(instance, PATIENCE));
     assert_eq!(states(&engine), [(ModelState::Ready, 300)]);
+}
+
+/// Pages are named where a prompt is submitted: names of one version are never looked up in the next one's cache.
+#[test]
+fn a_prompt_made_ready_for_one_version_finds_only_what_that_one_computed() {
+    let options = EngineOptions { running_sequences_max: 1, ..with_memory(1 << 20) };
+    let engine = Engine::start(vec![model("one", 100, "1")], options).unwrap();
+    let long = |tenant: &str| {
+        let caller = crate::Caller { tenant: tenant.into(), ..crate::Caller::default() };
+        Request { prompt: (0..100).collect(), caller, ..request("one", 4) }
+    };
+    assert_eq!(read_cached(engine.submit(long("a")).unwrap()), ("1111".to_owned(), 0));
+    let running = started(&engine, request("one", 200));
+    // These wait for the one place; then their version loses its name.
+    let [again, other] = ["a", "b"].map(|tenant| engine.submit(long(tenant)).unwrap());
+    let lease = engine.model("one").unwrap();
+    load(&engine, "one", 300, "2").unwrap();
+    let [new, new_again] = [(); 2].map(|()| read_cached(engine.submit(long("a")).unwrap()));
+    assert_eq!((new, new_again), (("2222".to_owned(), 0), ("2222".to_owned(), 96)));
+    drop(running);
+    assert_eq!(read_cached(again), ("1111".to_owned(), 96));
+    assert_eq!(read_cached(other), ("1111".to_owned(), 0));
+    assert_eq!(read_cached(engine.submit_to(&lease, long("b")).unwrap()), ("1111".to_owned(), 96));
 }
 
 /// The thread may take a new version before the old one is marked: it looks again.

@@ -143,11 +143,18 @@ impl Group {
     }
 }
 
-/// The names of one sequence's full pages, made as they are asked for.
-#[derive(Debug)]
+/// The names of one sequence's full pages: those of its prompt made where it arrives, the others as they are
+/// asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     scope: PrefixScope,
     hashes: Vec<ChainHash>,
+}
+
+impl From<PrefixScope> for Chain {
+    fn from(scope: PrefixScope) -> Chain {
+        Chain::new(scope)
+    }
 }
 
 impl Chain {
@@ -155,9 +162,13 @@ impl Chain {
         Chain { scope, hashes: Vec::new() }
     }
 
-    /// [`Chain::new`] with room for so many names.
-    pub fn with_room(scope: PrefixScope, pages: usize) -> Chain {
-        Chain { scope, hashes: Vec::with_capacity(pages) }
+    /// That of a sequence that begins with `prompt`, whose pages are named at once, with room for so many names.
+    pub fn of_prompt(scope: PrefixScope, prompt: &[u32], pages: usize) -> Chain {
+        let mut chain = Chain { scope, hashes: Vec::with_capacity(pages) };
+        if let Some(last) = (prompt.len() / PAGE_TOKENS).checked_sub(1).filter(|_| scope.shares) {
+            chain.get(last, prompt);
+        }
+        chain
     }
 
     pub fn shares(&self) -> bool {
@@ -283,6 +294,17 @@ mod tests {
     fn names_do_not_depend_on_when_they_are_asked_for() {
         let tokens: Vec<u32> = (0..200).map(|i| i * 7).collect();
         let at_once = names(scope("a", 40), &tokens);
+        for prompt_tokens in [0, 31, 32, 100, 200] {
+            let mut chain = Chain::of_prompt(scope("a", 40), &tokens[..prompt_tokens], 4);
+            assert_eq!(
+                chain.hashes,
+                at_once[..prompt_tokens / PAGE_TOKENS],
+                "{prompt_tokens} tokens at first"
+            );
+            assert_eq!(chain.get(5, &tokens), Some(at_once[5]));
+            let private = PrefixScope { shares: false, ..scope("a", 40) };
+            assert_eq!(Chain::of_prompt(private, &tokens[..prompt_tokens], 4).hashes, []);
+        }
         let mut chain = Chain::new(scope("a", 40));
         for length in 0..=tokens.len() {
             let index = length / PAGE_TOKENS;

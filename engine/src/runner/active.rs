@@ -94,6 +94,7 @@ impl ActiveRequest {
         sampler.reserve(room);
         if let Some(guesser) = &mut guesser {
             guesser.reserve(room);
+            guesser.index();
         }
         let scores = |top| PromptScores { prompt: prompt.to_vec(), top, scores: vec![None] };
         ActiveRequest {

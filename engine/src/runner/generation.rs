@@ -8,24 +8,20 @@ use std::time::{Duration, Instant};
 use kernels::{KvCache, Tensor};
 
 use super::active::{ActiveRequest, End};
+use super::arrival::Generation;
 use super::choosing::Choosing;
 use super::disk::Disk;
 use super::draft::DraftModel;
 use super::guessing::Guessing;
-use super::stream::EventSender;
 use super::{Counters, panic_text};
 use crate::batch::{Batch, Decoder};
 use crate::handle::EngineStats;
-use crate::inbox::LinePlace;
 use crate::pages::PagePool;
-use crate::prefix::Prefixes;
 use crate::request::FinishReason;
-use crate::residents::ModelLease;
 use crate::scheduler::turns::Payer;
 use crate::scheduler::{Actions, DiskLimits, Scheduler, SchedulerEvent, SchedulerLimits, SequenceId};
-use crate::speculation::Guesser;
 use crate::tokenizer::Tokenizer;
-use crate::{Caller, EngineOptions, Request, StepClock};
+use crate::{Caller, EngineOptions, StepClock};
 
 /// Prompt rows of whole-vocabulary logits in one step: 32 rows of 262,144 tokens are 32 MiB.
 const SCORED_ROWS_MAX: usize = 32;
@@ -34,27 +30,15 @@ const SCORED_ROWS_MAX: usize = 32;
 const SCRUB_PAGES_MAX: usize = 32;
 const IDLE_SCRUB_PAGES_MAX: usize = 128;
 
-/// A generation on its way to the thread.
-pub(crate) struct Generation {
-    /// Held until the runner has it.
-    pub model: ModelLease,
-    pub request: Request,
-    pub stream: EventSender,
-    pub place: LinePlace,
-    pub arrived: Instant,
-}
-
 pub(super) struct GenerationRunner {
     network: Box<dyn Decoder>,
     kv: KvCache,
     scheduler: Scheduler,
     tokenizer: Arc<Tokenizer>,
-    eos_tokens: Vec<u32>,
     started: Instant,
     clock: StepClock,
     requests: BTreeMap<SequenceId, ActiveRequest>,
     next_id: u64,
-    prefixes: Prefixes,
     disk: Option<Disk>,
     /// The step's, then the memory for those of the next.
     actions: Actions,
@@ -76,9 +60,8 @@ impl GenerationRunner {
         kv: KvCache,
         choosing: Choosing,
         tokenizer: Arc<Tokenizer>,
-        eos_tokens: Vec<u32>,
         draft: Option<DraftModel>,
-        prefixes: Prefixes,
+        store_folder: [u8; 32],
         options: &EngineOptions,
         started: Instant,
     ) -> GenerationRunner {
@@ -98,18 +81,16 @@ impl GenerationRunner {
             disk: store.map(|_| DiskLimits::of(page_bytes)),
             stalled_client_max: options.stalled_client_max,
         };
-        let disk = store.map(|store| Disk::new(store.client(prefixes.folder(), page_bytes)));
+        let disk = store.map(|store| Disk::new(store.client(store_folder, page_bytes)));
         GenerationRunner {
             network,
             kv,
             scheduler: Scheduler::new(limits),
             tokenizer,
-            eos_tokens,
             started,
             clock: options.step_clock.clone(),
             requests: BTreeMap::new(),
             next_id: 0,
-            prefixes,
             disk,
             actions: Actions::default(),
             events: Vec::new(),
@@ -124,23 +105,10 @@ impl GenerationRunner {
     pub fn accept(&mut self, generation: Generation) {
         let id = SequenceId(self.next_id);
         self.next_id += 1;
-        let Generation { mut request, stream, place, arrived, .. } = generation;
-        let prompt = std::mem::take(&mut request.prompt);
-        let (caller, cache) = (request.caller.clone(), std::mem::take(&mut request.cache));
-        let active = ActiveRequest::new(
-            request,
-            &prompt,
-            &self.eos_tokens,
-            stream,
-            place,
-            arrived,
-            (!self.guessing.is_off()).then(|| Guesser::new(&prompt)),
-        );
+        let (active, arrived) = generation.arrive(id);
         self.choosing.reserve(&active);
-        let score_prompt = active.scores_prompt();
         self.requests.insert(id, active);
-        let scope = self.prefixes.scope(&caller, &cache, &prompt);
-        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
+        self.events.push(arrived);
     }
 
     /// Takes in what happened, to know who wants a step.

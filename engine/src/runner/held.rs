@@ -13,7 +13,6 @@ use super::generation::GenerationRunner;
 use super::{Counters, ModelRunner};
 use crate::memory::Reservation;
 use crate::model::{LoadedModel, Network};
-use crate::prefix::Prefixes;
 use crate::request::FinishReason;
 use crate::residents::{Residents, Served};
 use crate::scheduler::turns::ModelKey;
@@ -24,8 +23,6 @@ pub(crate) struct Resident {
     pub model: LoadedModel,
     pub served: Arc<Served>,
     pub memory: Reservation,
-    /// Of a chat model.
-    pub prefixes: Option<Prefixes>,
 }
 
 pub(super) const UNLOAD_THREAD: &str = "unload";
@@ -52,10 +49,10 @@ impl HeldModel {
         options: &EngineOptions,
         started: Instant,
     ) -> HeldModel {
-        let Resident { model, served, memory, prefixes } = resident;
+        let Resident { model, served, memory } = resident;
         let runner = match model.network {
             Network::Decoder(network) => {
-                let prefixes = prefixes.expect("a chat model comes with its prefixes");
+                let reception = served.reception.as_ref().expect("a chat model has one");
                 let kv = model.device.kv_cache(network.kv_layout(), served.pages);
                 let draft = model.draft.map(|network| {
                     let kv = model.device.kv_cache(network.kv_layout(), served.pages);
@@ -68,9 +65,8 @@ impl HeldModel {
                     kv,
                     choosing,
                     tokenizer,
-                    model.eos_tokens,
                     draft,
-                    prefixes,
+                    reception.folder(),
                     options,
                     started,
                 );

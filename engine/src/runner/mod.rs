@@ -9,6 +9,7 @@
 //! | `generation.rs` | a chat model: scheduler, forward, sampling |
 //! | `disk.rs` | pages to and from the page store |
 //! | `choosing.rs` | what a step's logits lead to, sequence by sequence on all threads |
+//! | `arrival.rs` | a generation made ready on its caller's thread |
 //! | `active.rs` | one running generation |
 //! | `draft.rs` | a small model that guesses for a large one |
 //! | `guessing.rs` | guesses of a step: asked for, compared, counted |
@@ -18,6 +19,7 @@
 //! | `held.rs` | a model's arrival, memory and end |
 
 mod active;
+mod arrival;
 mod choosing;
 mod disk;
 mod draft;
@@ -36,9 +38,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::arrival::{Generation, Reception};
 pub(crate) use self::embedding::Embedding;
 use self::embedding::EmbeddingRunner;
-pub(crate) use self::generation::Generation;
 use self::generation::GenerationRunner;
 pub(crate) use self::held::Resident;
 use self::held::{HeldModel, spawn_unload};

@@ -47,11 +47,11 @@ use self::pace::Price;
 use self::plan::Grant;
 pub use self::prefix::Reused;
 use self::sequence::Sequence;
-pub use self::sequence::{ROOM_TOKENS, SequenceId};
+pub use self::sequence::{ROOM_TOKENS, SequenceId, pages_with_room};
 use self::turns::Payer;
 use crate::Caller;
 use crate::batch::{Batch, PageTables};
-use crate::pages::{ChainHash, NamedPage, PagePool, PrefixScope};
+use crate::pages::{Chain, ChainHash, NamedPage, PagePool};
 pub use crate::speculation::Guesses;
 
 /// Bounds of one scheduler. [`Scheduler::new`] raises `step_tokens_max` where it must.
@@ -90,8 +90,8 @@ pub enum SchedulerEvent {
         prompt: Vec<u32>,
         /// Whether the logits of all prompt rows are wanted.
         score_prompt: bool,
-        /// Whose pages it may share.
-        scope: PrefixScope,
+        /// Whose pages it may share, and its own names as far as they are made.
+        chain: Chain,
     },
     /// The token chosen for a [`OutputKind::Next`] row; the sequence goes on with it.
     Sampled {
@@ -353,10 +353,10 @@ impl Scheduler {
 
     fn apply(&mut self, now: Duration, event: SchedulerEvent) {
         match event {
-            SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope } => {
+            SchedulerEvent::Arrived { id, caller, prompt, score_prompt, chain } => {
                 assert!(!prompt.is_empty(), "requests with an empty prompt are refused");
                 let account = self.fairness.open(&caller);
-                self.waiting.insert(id, Sequence::new(caller, account, prompt, score_prompt, scope));
+                self.waiting.insert(id, Sequence::new(caller, account, prompt, score_prompt, chain));
                 self.fairness.wait(account, id);
             }
             SchedulerEvent::Sampled { id, token } => {

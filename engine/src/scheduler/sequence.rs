@@ -6,13 +6,18 @@ use std::time::Duration;
 use kernels::PAGE_TOKENS;
 
 use super::fairness::AccountId;
-use crate::pages::{Chain, PrefixScope};
+use crate::pages::Chain;
 use crate::speculation::Guesses;
 use crate::{Band, Caller};
 
 /// Tokens there is room for from the start besides the prompt: for so long a sequence's steps allocate
 /// nothing. Longer ones make room by doubling.
 pub const ROOM_TOKENS: usize = 1024;
+
+/// Pages that a prompt of so many tokens takes with that room.
+pub fn pages_with_room(prompt_tokens: usize) -> usize {
+    (prompt_tokens + ROOM_TOKENS).div_ceil(PAGE_TOKENS)
+}
 
 /// Names a sequence within one scheduler. Ids ascend with arrival, so an id is also its rank: the
 /// smaller, the earlier served.
@@ -70,21 +75,22 @@ impl Sequence {
         account: AccountId,
         mut prompt: Vec<u32>,
         score_prompt: bool,
-        scope: PrefixScope,
+        chain: Chain,
     ) -> Sequence {
+        // Nothing to do for who has made room before.
         prompt.reserve(ROOM_TOKENS);
-        let pages_room = (prompt.len() + ROOM_TOKENS).div_ceil(PAGE_TOKENS);
+        let prompt_tokens = prompt.len();
         Sequence {
             caller,
             account,
-            prompt_tokens: prompt.len(),
+            prompt_tokens,
             tokens: prompt,
             computed: 0,
-            pages: Vec::with_capacity(pages_room),
+            pages: Vec::with_capacity(pages_with_room(prompt_tokens)),
             guesses: Guesses::default(),
             guessed: Guesses::default(),
             sealed: 0,
-            chain: Chain::with_room(scope, pages_room),
+            chain,
             prompt_reached: 0,
             score_from: score_prompt.then_some(0),
             paused_since: None,

@@ -22,7 +22,7 @@ use kernels::PAGE_TOKENS;
 use self::checks::{check_idle, check_streams};
 use self::faults::Fault;
 use super::*;
-use crate::pages::{ChainHash, Group, Keep, NamedPage};
+use crate::pages::{ChainHash, Group, Keep, NamedPage, PrefixScope};
 use crate::sampler::random::CounterRandom;
 
 /// What a slot of the cache holds: a digest of the token, of all before it and of who may read it; and
@@ -172,7 +172,7 @@ impl World {
         prompt.iter().for_each(|&token| client.push(token));
         self.clients.insert(id, client);
         let caller = self.caller();
-        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, scope });
+        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt, chain: scope.into() });
     }
 
     /// Tokens of which the first may be those of something said before, or public.

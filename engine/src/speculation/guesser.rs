@@ -27,7 +27,7 @@ pub(crate) struct Guesser {
 }
 
 impl Guesser {
-    /// Cheap: the prompt is indexed when the first token comes.
+    /// Cheap: the prompt is indexed when the first token comes, or before by [`Guesser::index`].
     pub fn new(prompt: &[u32]) -> Guesser {
         Guesser {
             lookup: Lookup::new(prompt),
@@ -41,6 +41,11 @@ impl Guesser {
     /// Makes room for so many tokens.
     pub fn reserve(&mut self, tokens: usize) {
         self.lookup.reserve(tokens);
+    }
+
+    /// Indexes the prompt.
+    pub fn index(&mut self) {
+        self.lookup.index();
     }
 
     /// Prompt and what came since.

@@ -50,7 +50,7 @@ impl Lookup {
     }
 
     /// Indexes the runs that something follows: the end of the text must not find itself.
-    fn index(&mut self) {
+    pub fn index(&mut self) {
         for end in self.indexed..self.tokens.len() {
             for (map, gram) in self.after.iter_mut().zip(GRAMS) {
                 if let (Some(run), Ok(end)) = (last(&self.tokens[..end], gram), u32::try_from(end)) {

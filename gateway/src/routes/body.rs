@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::error::{ApiError, ApiResult};
 use crate::wiring::App;
 
-/// Work on fewer bytes than this (parsing, tokenising) is done in a few milliseconds at most.
+/// Work on fewer bytes than this (parsing, tokenising, making ready) is done in a few milliseconds at most.
 const INLINE_BYTES_MAX: usize = 8 << 10;
 /// For a client to finish sending what is not wanted, so that it reads the refusal.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);

@@ -46,7 +46,7 @@ pub async fn create(
     let top_logprobs = top_logprobs(&app, &request)?;
     let sequence = sequence(&app, &model, caller, &mut request, bytes, top_logprobs).await?;
     let sequences = (0..n).map(|index| seeded(&sequence, index)).collect();
-    let mut choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM, stream)?;
+    let mut choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM, stream).await?;
     let head = ReplyHead::new("chatcmpl-", &model);
     if stream {
         let format = ChatFormat { head, include_usage, opened: vec![false; n] };

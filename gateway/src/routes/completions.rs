@@ -53,7 +53,7 @@ pub async fn create(
         // They are compared by it.
         sequences.iter_mut().for_each(|sequence| _ = sequence.logprobs.get_or_insert(0));
     }
-    let mut choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM, stream)?;
+    let mut choices = Choices::submit(&app, &model, sequences, timing, PROMPT_PARAM, stream).await?;
     let head = ReplyHead::new("cmpl-", &model);
     let parts = echoes.into_iter().map(|echo| Parts::new(wanted, echo)).collect();
     if stream {

@@ -12,6 +12,7 @@ use openapi::Usage;
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::body::run_sized;
 use super::logprob_room::entries;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
@@ -87,29 +88,34 @@ struct Running {
 }
 
 impl Choices {
-    /// Submits all of them, or none.
+    /// Submits all of them, or none; long ones on a thread that may take its time, as the engine makes them
+    /// ready there.
     ///
     /// # Errors
     /// The engine's refusal, or that of the room for log-probabilities; `prompt_param` is what the endpoint
     /// calls its input.
-    pub fn submit(
+    pub async fn submit(
         app: &SharedApp,
         model: &ModelLease,
         requests: Vec<engine::Request>,
         timing: Timing,
-        prompt_param: &str,
+        prompt_param: &'static str,
         streamed: bool,
     ) -> ApiResult<Choices> {
         let room = app.logprob_room.take(entries(&requests, model.context_tokens, streamed))?;
-        let mut running = Vec::with_capacity(requests.len());
-        for request in requests {
-            let events = app
-                .engine
-                .submit_to(model, request)
-                .map_err(|error| ApiError::from_engine(error, prompt_param))?;
-            running.push(Some(Running { events, last_token: None }));
-        }
-        Ok(Choices { app: Arc::clone(app), timing, running, turn: 0, _room: room })
+        let bytes = requests.iter().map(|request| size_of_val(request.prompt.as_slice())).sum();
+        let (app, lease) = (Arc::clone(app), model.clone());
+        let workers = Arc::clone(&app.workers);
+        let submit_all = move || {
+            let submit = |request| {
+                let events = app.engine.submit_to(&lease, request);
+                let events = events.map_err(|error| ApiError::from_engine(error, prompt_param))?;
+                Ok(Some(Running { events, last_token: None }))
+            };
+            let running = requests.into_iter().map(submit).collect::<ApiResult<Vec<_>>>()?;
+            Ok(Choices { app, timing, running, turn: 0, _room: room })
+        };
+        run_sized(&workers, bytes, submit_all).await?
     }
 
     pub fn timing(&self) -> Timing {

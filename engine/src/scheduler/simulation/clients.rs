@@ -359,7 +359,13 @@ impl Machine {
         let root = ChainHash::tenant_root(b"model", "");
         let scope =
             PrefixScope { root, public_root: root, public_tokens: 0, keep: Keep::Usual, shares: true };
-        self.events.push(SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope });
+        self.events.push(SchedulerEvent::Arrived {
+            id,
+            caller,
+            prompt,
+            score_prompt: false,
+            chain: scope.into(),
+        });
     }
 
     fn cancel(&mut self) {

@@ -57,7 +57,8 @@ fn reads(slow: usize, took: Duration) -> usize {
         let prompt: Vec<u32> = (0..PAGE_TOKENS as u32 + 1).map(|i| id * 1000 + i).collect();
         let hash = Chain::new(scope(0, 0)).get(0, &prompt).expect("the page is full");
         let (id, caller) = (SequenceId(id.into()), Caller::default());
-        let arrived = SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope: scope(0, 0) };
+        let arrived =
+            SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, chain: scope(0, 0).into() };
         let actions = scheduler.step(Duration::ZERO, [SchedulerEvent::Stored { hash }, arrived]);
         let took = if read < slow { took } else { Duration::ZERO };
         read += actions.restore.len();
@@ -86,7 +87,7 @@ fn on_their_way(page_bytes: usize) -> [usize; 3] {
         |id: u32| -> Vec<u32> { (0..40 * PAGE_TOKENS as u32 + 1).map(|i| id * 10_000 + i).collect() };
     let arrived = |id: u32| {
         let (id, caller, prompt) = (SequenceId(id.into()), Caller::default(), prompt(id));
-        SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope: scope(0, 0) }
+        SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, chain: scope(0, 0).into() }
     };
     let mut spills = Vec::new();
     for id in 0..20 {

@@ -26,7 +26,13 @@ fn arrival(id: u64, ask: &Ask) -> SchedulerEvent {
         prompt[..PREFIX.min(ask.tokens)].fill(7);
     }
     let caller = Caller { principal: ask.principal.into(), band: ask.band, ..Caller::default() };
-    SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope: scope(0, 0) }
+    SchedulerEvent::Arrived {
+        id: SequenceId(id),
+        caller,
+        prompt,
+        score_prompt: false,
+        chain: scope(0, 0).into(),
+    }
 }
 
 /// Lets requests wait for the one place there is, with the prefix in the cache. Returns their order.

@@ -4,8 +4,8 @@
 use super::super::*;
 use super::clients::Machine;
 use super::shares::{Gaps, crowd};
-use super::{World, simulate};
-use crate::pages::ChainHash;
+use super::{World, scope, simulate};
+use crate::pages::{ChainHash, PrefixScope};
 
 /// What goes wrong before and after a step.
 #[derive(Clone, Copy)]
@@ -96,8 +96,8 @@ fn forget_to_zero(_: &mut World, actions: &mut Actions) {
 
 fn mix_up_tenants(world: &mut World) {
     for event in &mut world.events {
-        if let SchedulerEvent::Arrived { scope, .. } = event {
-            scope.root = ChainHash([9; 32]);
+        if let SchedulerEvent::Arrived { chain, .. } = event {
+            *chain = PrefixScope { root: ChainHash([9; 32]), ..scope(0, 0) }.into();
         }
     }
 }

@@ -54,7 +54,7 @@ fn run(prompts: &[Prompt], seed: u64) -> (usize, usize) {
                 caller: Caller { principal, band: prompt.band, ..Caller::default() },
                 prompt: vec![prompt.text; prompt.tokens],
                 score_prompt: false,
-                scope: scope(0, 0),
+                chain: scope(0, 0).into(),
             });
         }
         let actions = scheduler.step(Duration::ZERO, events.drain(..));
@@ -102,7 +102,7 @@ fn whom_an_urgent_prompt_follows_has_its_turn() {
         caller: Caller { principal: id.to_string().into(), band, ..Caller::default() },
         prompt: vec![text; tokens],
         score_prompt: false,
-        scope: scope(0, 0),
+        chain: scope(0, 0).into(),
     };
     scheduler.step(Duration::ZERO, [arrived(0, Band::Batch, 1, 500)]);
     let ran = SchedulerEvent::Ran { rows: 100, took: Duration::from_millis(1) };

@@ -171,7 +171,13 @@ fn arrival(id: u64, band: Band, pages: usize) -> SchedulerEvent {
     // One token less: all of it fits into so many pages.
     let prompt = vec![id as u32; pages * PAGE_TOKENS - 1];
     let caller = Caller { principal: format!("{band:?}").into(), band, ..Caller::default() };
-    SchedulerEvent::Arrived { id: SequenceId(id), caller, prompt, score_prompt: false, scope: scope(0, 0) }
+    SchedulerEvent::Arrived {
+        id: SequenceId(id),
+        caller,
+        prompt,
+        score_prompt: false,
+        chain: scope(0, 0).into(),
+    }
 }
 
 /// A long stream leaves no room for a large prompt: others overtake it, and it is first when there is room.

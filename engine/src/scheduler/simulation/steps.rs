@@ -7,7 +7,7 @@ fn arrival(id: u64, prompt_tokens: usize) -> SchedulerEvent {
     // Prompts that have nothing in common.
     let prompt = (0..prompt_tokens as u32).map(|i| id as u32 * 100_000 + i).collect();
     let (id, caller) = (SequenceId(id), Caller::default());
-    SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, scope: scope(0, 0) }
+    SchedulerEvent::Arrived { id, caller, prompt, score_prompt: false, chain: scope(0, 0).into() }
 }
 
 fn sample_all(actions: &Actions) -> Vec<SchedulerEvent> {
