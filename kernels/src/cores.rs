@@ -51,13 +51,15 @@ fn allowed_cpus() -> Vec<usize> {
     (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
 }
 
-/// Pins the calling thread to one of [`Cores::cpus`]. Best effort: a container may forbid it, and then the
+/// Pins the calling thread to some of [`Cores::cpus`]. Best effort: a container may forbid it, and then the
 /// thread just is not pinned.
-pub fn pin_to(cpu: usize) {
+pub fn pin_to(cpus: &[usize]) {
     // SAFETY: as in `allowed_cpus`.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cpu` comes from `allowed_cpus`, so it is below CPU_SETSIZE.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
+    for &cpu in cpus {
+        // SAFETY: `cpu` comes from `allowed_cpus`, so it is below CPU_SETSIZE.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
     // SAFETY: 0 is the calling thread; `set` is initialised and its true size is passed.
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
 }

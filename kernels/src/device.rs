@@ -91,6 +91,11 @@ impl Device {
         self.pool.threads()
     }
 
+    /// For the thread that runs ops: keeps it off the CPUs of those that share them.
+    pub fn leave_cpus_to_workers(&self) {
+        self.pool.leave_cpus_to_workers();
+    }
+
     /// Threads that should call [`Device::pack`] at the same time.
     pub fn packing_threads(&self) -> usize {
         if self.packs_aside { 1 } else { self.threads() }

@@ -23,6 +23,8 @@ const SPINS_BEFORE_YIELD: u32 = 20_000;
 pub struct WorkerPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// CPUs that no worker is pinned to.
+    other_cpus: Vec<usize>,
     /// Ops come from one thread at a time; this makes it true whoever calls.
     turn: Mutex<()>,
 }
@@ -121,7 +123,7 @@ impl WorkerPool {
             wake: Condvar::new(),
         });
         let cpus = Cores::of_this_process().cpus;
-        let workers = (1..threads.max(1))
+        let workers: Vec<JoinHandle<()>> = (1..threads.max(1))
             // A thread the system does not give ends the list: parts are numbered without gaps.
             .map_while(|index| {
                 let shared = shared.clone();
@@ -130,19 +132,30 @@ impl WorkerPool {
                     .name(format!("kernel-{index}"))
                     .spawn(move || {
                         if let Some(cpu) = cpu {
-                            pin_to(cpu);
+                            pin_to(&[cpu]);
                         }
                         shared.work(index);
                     })
                     .ok()
             })
             .collect();
-        WorkerPool { shared, workers, turn: Mutex::new(()) }
+        let is_other = |index: &usize| *index == 0 || *index > workers.len();
+        let other_cpus = (0..cpus.len()).filter(is_other).map(|index| cpus[index]).collect();
+        WorkerPool { shared, workers, other_cpus, turn: Mutex::new(()) }
     }
 
     /// Threads that share a job, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Keeps the calling thread off the workers' CPUs. Whoever calls [`WorkerPool::run`] from one of them waits
+    /// for a worker that waits for it, a time slice of the system for each op, until the system moves it: and
+    /// that is where a thread that slept is put, as sleeping workers leave their CPUs idle.
+    pub fn leave_cpus_to_workers(&self) {
+        if !self.workers.is_empty() && !self.other_cpus.is_empty() {
+            pin_to(&self.other_cpus);
+        }
     }
 
     /// Calls `part(0)`, ..., `part(threads - 1)`, each on its own thread, and returns when all are done.
@@ -390,6 +403,24 @@ mod tests {
             };
             assert!(catch_unwind(AssertUnwindSafe(job)).is_err());
             pool.run_in_phases(&|_, team| team.meet());
+        }
+    }
+
+    #[test]
+    fn who_calls_shares_no_cpu_with_a_worker() {
+        let cpus = Cores::of_this_process().cpus;
+        for threads in 1..=cpus.len() + 1 {
+            let pool = WorkerPool::new(threads);
+            let settled = std::thread::spawn(move || {
+                pool.leave_cpus_to_workers();
+                Cores::of_this_process().cpus
+            });
+            let mut expected = cpus.clone();
+            expected.drain(1.min(cpus.len())..threads.min(cpus.len()));
+            let (mut settled, mut expected) = (settled.join().unwrap(), expected);
+            settled.sort();
+            expected.sort();
+            assert_eq!(settled, expected, "{threads} threads on {cpus:?}");
         }
     }
 

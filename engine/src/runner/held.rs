@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use kernels::Device;
+
 use super::choosing::Choosing;
 use super::draft::DraftModel;
 use super::embedding::EmbeddingRunner;
@@ -38,6 +40,7 @@ pub(super) struct HeldModel {
     pub runner: ModelRunner,
     pub served: Arc<Served>,
     // Dropped in this order.
+    device: Device,
     memory: Reservation,
     place: Place,
 }
@@ -50,6 +53,7 @@ impl HeldModel {
         started: Instant,
     ) -> HeldModel {
         let Resident { model, served, memory } = resident;
+        let device = model.device.clone();
         let runner = match model.network {
             Network::Decoder(network) => {
                 let reception = served.reception.as_ref().expect("a chat model has one");
@@ -77,7 +81,12 @@ impl HeldModel {
             }
         };
         let place = Place { residents, instance: served.instance };
-        HeldModel { runner, served, memory, place }
+        HeldModel { runner, served, device, memory, place }
+    }
+
+    /// Called on the thread that runs it, before it does.
+    pub fn settle_thread(&self) {
+        self.device.leave_cpus_to_workers();
     }
 
     /// Ends everything: because this model goes, or the engine.
@@ -145,11 +154,13 @@ impl HeldModel {
     }
 
     fn free(self) {
-        let HeldModel { runner, served, memory, place } = self;
+        let HeldModel { runner, served, device, memory, place } = self;
         match runner {
             ModelRunner::Generate(mut runner) => runner.wipe(),
             ModelRunner::Embed(runner) => drop(runner),
         }
+        // The weights' memory goes with it.
+        drop(device);
         tracing::info!(model = served.info.name, bytes = memory.bytes(), "unloaded");
         drop(served);
         // Whoever waits for the place finds room.

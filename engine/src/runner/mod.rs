@@ -130,6 +130,7 @@ impl Runner {
         // However this function is left, nobody waits for it in vain.
         let _stop = StopOnDrop(Arc::clone(&self.inbox));
         self.inbox.set_thread(std::thread::current());
+        self.models.iter().for_each(HeldModel::settle_thread);
         loop {
             let Intake { commands, drain_until, stopped } = self.inbox.take();
             commands.into_iter().for_each(|command| self.dispatch(command));
@@ -164,7 +165,10 @@ impl Runner {
                     runner.accept(embedding);
                 }
             }
-            Command::Load(resident) => self.add(*resident),
+            Command::Load(resident) => {
+                self.add(*resident);
+                self.models.last().into_iter().for_each(HeldModel::settle_thread);
+            }
         }
     }
 
