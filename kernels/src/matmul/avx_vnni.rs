@@ -4,12 +4,12 @@
 
 use std::arch::x86_64::*;
 
-use super::PanelArgs;
 use super::activations::{HALF_OFFSET, Headers, OFFSET};
 use super::avx2::{
-    Expanded, Group, Lanes, Load, LoadScales, SuperBlock, add_multiplied, block_of, finish_super_block, keep,
-    store, zeros,
+    Expanded, Group, Lanes, Load, LoadScales, Products, SuperBlock, add_multiplied, block_of,
+    finish_super_block, keep, store, zeros,
 };
+use super::kernel::{PanelArgs, UnsafePanelKernel};
 use super::layout::*;
 
 /// Column counts with a kernel of their own, descending. With six columns of two registers, float sums go
@@ -36,7 +36,7 @@ macro_rules! panel_with_float_scales {
                     // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
                     // and `blocks * N` rows of inputs and headers.
                     unsafe {
-                        let (codes, x) = block_of::<C, N>(args, block);
+                        let (codes, x, _) = block_of::<C, N>(args, block);
                         let dots = dot::<C, N, 0, 4>(codes, x, start::<C, N>(&args.headers, block));
                         let scales = <$scales>::load(args.scales.as_ptr(), block);
                         scale::<Self, N>(scales, &args.headers, block, dots, &mut sums);
@@ -63,7 +63,7 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                 let mut parts = [zeros(); N];
                 for block in 0..SUPER_BLOCKS {
                     let at = index * SUPER_BLOCKS + block;
-                    let (codes, x) = block_of::<C, N>(args, at);
+                    let (codes, x, _) = block_of::<C, N>(args, at);
                     let scaled = if HALVES == 1 {
                         let dots = dot::<C, N, 0, 4>(codes, x, start::<C, N>(&args.headers, at));
                         scaled(dots, scales.scales(block, 0))
@@ -89,7 +89,7 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
 
 /// What the integer sums of a block subtract from each code.
 const fn shifted<C: Load>() -> i32 {
-    if C::SIGNED { 128 } else { C::OFFSET }
+    if matches!(C::PRODUCTS, Products::Signed) { 128 } else { C::SHIFT }
 }
 
 /// Integer sums that already subtract the offset of all codes of the block to come.
@@ -166,9 +166,9 @@ unsafe fn dot<C: Load, const N: usize, const FIRST: usize, const LAST: usize>(
 #[target_feature(enable = "avxvnni,avx2")]
 unsafe fn multiply_group<C: Load, const N: usize>(group: Group, x: *const i8, dots: &mut [Group; N]) {
     let flip = _mm256_set1_epi8(-128);
-    let group = match C::SIGNED {
-        true => [_mm256_xor_si256(group[0], flip), _mm256_xor_si256(group[1], flip)],
-        false => group,
+    let group = match C::PRODUCTS {
+        Products::Signed => [_mm256_xor_si256(group[0], flip), _mm256_xor_si256(group[1], flip)],
+        _ => group,
     };
     for (column, dot) in dots.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
@@ -230,7 +230,7 @@ unsafe fn scale<S: Scales, const N: usize>(
 }
 
 /// The kernel of a layout for a column count out of [`WIDTHS`].
-pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn kernel(packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing { $(Packing::$packing => of_width::<$codes, $scales>(width),)* }
@@ -240,7 +240,7 @@ pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
 }
 
 /// As [`kernel`], for codes expanded by [`super::avx2::expander`].
-pub fn expanded_kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn expanded_kernel(packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing { $(Packing::$packing => of_width::<Expanded<$codes>, $scales>(width),)* }
@@ -249,7 +249,7 @@ pub fn expanded_kernel(packing: Packing, width: usize) -> super::UnsafePanelKern
     for_each_packing!(pick)
 }
 
-fn of_width<C: Load, S: Panel>(width: usize) -> super::UnsafePanelKernel {
+fn of_width<C: Load, S: Panel>(width: usize) -> UnsafePanelKernel {
     match width {
         4 => S::panel::<C, 4>,
         3 => S::panel::<C, 3>,

@@ -3,9 +3,9 @@
 //! Weights are packed once at load into panels of 16 rows ([`layout`]); inputs are quantised to int8
 //! once for all matrices that read them ([`activations`]) unless the weights are plain floats
 //! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
-//! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2 and AVX-VNNI, which have
-//! neither the registers nor the instructions to spare in the inner loop, and on AVX-512 where they are
-//! more than nibbles. [`scalar`] is the specification; the other instruction sets give the same bits.
+//! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2 and AVX-VNNI, which
+//! have neither the registers nor the instructions to spare in the inner loop, and on AVX-512 where they are
+//! more than nibbles. Which kernel takes what from how many rows on stands in [`kernel`]. [`scalar`] is the specification; the other instruction sets give the same bits.
 //!
 //! Against a product in f32 with the same weights the error is that of rounding the inputs, in every
 //! format: a squared error of 1.5e-5 of the products' power with int8 inputs that are spread evenly, and
@@ -22,6 +22,7 @@ mod avx512;
 mod avx_vnni;
 mod dense;
 mod input;
+mod kernel;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -36,10 +37,11 @@ use std::ops::Range;
 
 pub use activations::Precision;
 pub(crate) use activations::SendPtr;
-use activations::{Headers, Quantized, Room};
+use activations::{Quantized, Room};
 use dense::DenseKind;
 use input::Source;
 pub use input::{Addend, Input};
+use kernel::{Expander, PanelArgs};
 pub use layout::VERSION as PACKED_LAYOUT_VERSION;
 use layout::{BLOCK, EXPANDED_BLOCK, PANEL_ROWS, Packing};
 #[cfg(target_arch = "aarch64")]
@@ -58,20 +60,11 @@ const PANELS_TOGETHER: usize = 4;
 pub(crate) const PREFETCH_BYTES: usize = 4096;
 /// Expanded codes of panels that share a pass fit beside the inputs in the smallest L2 (Zen 3: 512 KiB).
 const EXPANDED_BYTES: usize = 256 << 10;
-/// Rows of inputs from which on codes are expanded once for all of them.
-const EXPAND_ROWS: usize = 32;
 /// Most columns any kernel takes.
 const WIDTH_MAX: usize = 12;
 
 /// Most layers that read one input together (q, k and v).
 const LAYERS_MAX: usize = 4;
-
-/// A kernel that may use instructions of one set.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-type UnsafePanelKernel = unsafe fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]]);
-
-/// Expands a panel's codes to a byte each.
-type Expander = unsafe fn(&[u8], &mut [u8]);
 
 /// A dense layer with its weights packed.
 pub struct Linear {
@@ -215,40 +208,11 @@ fn kind_of(format: Format) -> Kind {
     }
 }
 
-/// What a kernel reads: one panel, and one group of quantised inputs.
-struct PanelArgs<'a> {
-    codes: &'a [u8],
-    scales: &'a [u8],
-    blocks: usize,
-    x: &'a [i8],
-    headers: Headers<'a>,
-}
-
-impl<'a> PanelArgs<'a> {
-    /// No panel yet. Checks, once for many panels, what the kernels' unchecked reads rely on.
-    fn of_group(blocks: usize, columns: usize, x: &'a [i8], headers: Headers<'a>) -> PanelArgs<'a> {
-        assert!(x.len() == blocks * columns * BLOCK && headers.len() == blocks * columns);
-        PanelArgs { codes: &[], scales: &[], blocks, x, headers }
-    }
-
-    /// The same without the first columns of the group.
-    #[cfg(target_arch = "x86_64")]
-    fn skip_columns(&self, first: usize) -> PanelArgs<'a> {
-        PanelArgs { x: &self.x[first * BLOCK..], headers: self.headers.skip_columns(first), ..*self }
-    }
-
-    /// `bytes`: of codes and of scales in a panel. Changes the fields in place, as copies of all of them
-    /// would wait for the stores of the last panel's results.
-    fn set_panel(&mut self, codes: &'a [u8], scales: &'a [u8], bytes: (usize, usize)) {
-        assert!(codes.len() == bytes.0 && scales.len() == bytes.1);
-        self.codes = codes;
-        self.scales = scales;
-    }
-}
-
 thread_local! {
     /// Codes of a few panels, expanded; of each thread that computes.
     static EXPANDED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Prepared inputs of a group; of each thread that computes.
+    static PREPARED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     /// For quantised inputs of the op at hand, by [`Precision`]; of the thread that calls ops, so kept from
     /// step to step.
     static ROOMS: RefCell<[Room; 2]> = RefCell::default();
@@ -293,7 +257,8 @@ fn multiply_all(isa: Isa, pool: &WorkerPool, x: Source<'_>, jobs: &[Option<Job<'
         let fillings = PRECISIONS.map(|precision| {
             let room = rooms.next().expect("a room for each precision");
             let is_read = jobs.iter().flatten().any(|job| job.reads(precision));
-            is_read.then(|| room.begin(rows, columns, precision, widths(isa, rows * precision.rows())))
+            is_read
+                .then(|| room.begin(rows, columns, precision, kernel::widths(isa, rows * precision.rows())))
         });
         let quantize = |rows: Range<usize>| {
             let put = |row: usize, values: &[f32]| {
@@ -336,22 +301,6 @@ fn multiply_all(isa: Isa, pool: &WorkerPool, x: Source<'_>, jobs: &[Option<Job<'
 /// In the order of [`ROOMS`].
 const PRECISIONS: [Precision; 2] = [Precision::Int8, Precision::Int15];
 
-/// Column counts the quantised kernels of `isa` take, for `rows` quantised rows.
-fn widths(isa: Isa, rows: usize) -> &'static [usize] {
-    let _ = rows;
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512::widths(rows),
-        #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => avx_vnni::WIDTHS,
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::WIDTHS,
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => neon::widths(isa),
-        _ => &[4, 3, 2, 1],
-    }
-}
-
 /// One layer of a call, and where its result goes.
 struct Job<'a> {
     layer: &'a Linear,
@@ -387,14 +336,14 @@ impl Job<'_> {
     }
 
     fn quantized(&self, isa: Isa, packing: Packing, x: &Quantized<'_>, panels: Range<usize>) {
-        match expander(isa, packing) {
-            Some(expander) if x.rows() >= EXPAND_ROWS => EXPANDED.with_borrow_mut(|buffer| {
-                self.quantized_expanded(isa, packing, x, panels, expander, buffer);
+        match kernel::expander(isa, packing) {
+            Some(expander) if x.rows() >= expander.from_rows => EXPANDED.with_borrow_mut(|buffer| {
+                self.quantized_expanded(isa, x, panels, &expander, buffer);
             }),
             _ => {
                 for first in panels.clone().step_by(PANELS_TOGETHER) {
                     let last = (first + PANELS_TOGETHER).min(panels.end);
-                    self.multiply(x, first..last, |width| pick_kernel(isa, packing, width), |_| None);
+                    self.multiply(isa, x, first..last, None);
                 }
             }
         }
@@ -403,10 +352,9 @@ impl Job<'_> {
     fn quantized_expanded(
         &self,
         isa: Isa,
-        packing: Packing,
         x: &Quantized<'_>,
         panels: Range<usize>,
-        expander: Expander,
+        expander: &Expander,
         buffer: &mut Vec<u8>,
     ) {
         let panel_bytes = self.layer.columns / BLOCK * EXPANDED_BLOCK;
@@ -416,43 +364,47 @@ impl Job<'_> {
             let last = (first + together).min(panels.end);
             for (panel, expanded) in (first..last).zip(buffer.chunks_exact_mut(panel_bytes)) {
                 // SAFETY: an `Isa` in use was checked against this machine.
-                unsafe { expander(self.layer.panel_codes(panel), expanded) };
+                unsafe { (expander.expand)(self.layer.panel_codes(panel), expanded) };
             }
-            let expanded = |panel: usize| Some(&buffer[(panel - first) * panel_bytes..][..panel_bytes]);
-            self.multiply(x, first..last, |width| pick_expanded_kernel(isa, packing, width), expanded);
+            self.multiply(isa, x, first..last, Some((buffer, panel_bytes)));
         }
     }
 
-    /// All groups of inputs times a few panels, which stay in the cache from group to group.
-    fn multiply<'b>(
-        &'b self,
-        x: &'b Quantized<'b>,
-        panels: Range<usize>,
-        kernel: impl Fn(usize) -> PanelKernel,
-        expanded: impl Fn(usize) -> Option<&'b [u8]>,
-    ) {
+    /// All groups of inputs times a few panels, which stay in the cache from group to group. `expanded`: their
+    /// codes, and how many bytes a panel's take.
+    fn multiply(&self, isa: Isa, x: &Quantized<'_>, panels: Range<usize>, expanded: Option<(&[u8], usize)>) {
         let Kind::Quantized(packing) = self.layer.kind else { unreachable!("only called for such layers") };
         let blocks = self.layer.columns / BLOCK;
-        let mut bytes = packing.panel_bytes(blocks);
-        if expanded(panels.start).is_some() {
-            bytes.0 = blocks * EXPANDED_BLOCK;
-        }
+        let (code_bytes, scale_bytes) = packing.panel_bytes(blocks);
+        let code_bytes = expanded.map_or(code_bytes, |(_, panel_bytes)| panel_bytes);
+        let preparation = kernel::preparation(isa, packing);
         let mut tile = [[0.0; PANEL_ROWS]; WIDTH_MAX];
-        for &group in x.groups() {
-            let (x, headers) = x.group(group);
-            let mut args = PanelArgs::of_group(blocks, group.count, x, headers);
-            let kernel = kernel(group.count);
-            let tile = &mut tile[..group.count];
-            for panel in panels.clone() {
-                let codes = expanded(panel).unwrap_or_else(|| self.layer.panel_codes(panel));
-                args.set_panel(codes, self.layer.panel_scales(panel), bytes);
-                kernel.call(&args, tile);
-                match self.layer.precision {
-                    Precision::Int8 => self.store(panel, group.first, tile),
-                    Precision::Int15 => self.store(panel, group.first / 2, add_pairs(tile)),
+        PREPARED.with_borrow_mut(|buffer| {
+            for &group in x.groups() {
+                let (x, headers) = x.group(group);
+                let mut args = PanelArgs::of_group(blocks, group.count, x, headers);
+                if let Some(preparation) = &preparation {
+                    args.prepare(preparation, buffer);
+                }
+                let kernel = match expanded {
+                    Some(_) => kernel::pick_expanded(isa, packing, group.count),
+                    None => kernel::pick(isa, packing, group.count),
+                };
+                let tile = &mut tile[..group.count];
+                for panel in panels.clone() {
+                    let codes = match expanded {
+                        Some((codes, bytes)) => &codes[(panel - panels.start) * bytes..][..bytes],
+                        None => self.layer.panel_codes(panel),
+                    };
+                    args.set_panel(codes, self.layer.panel_scales(panel), (code_bytes, scale_bytes));
+                    kernel.call(&args, tile);
+                    match self.layer.precision {
+                        Precision::Int8 => self.store(panel, group.first, tile),
+                        Precision::Int15 => self.store(panel, group.first / 2, add_pairs(tile)),
+                    }
                 }
             }
-        }
+        });
     }
 
     fn dense(&self, isa: Isa, kind: DenseKind, x: &Tensor, panels: Range<usize>) {
@@ -509,69 +461,4 @@ fn add_pairs(tile: &mut [[f32; PANEL_ROWS]]) -> &[[f32; PANEL_ROWS]] {
         }
     }
     &tile[..rows]
-}
-
-/// A kernel picked for this machine.
-enum PanelKernel {
-    Safe(fn(&PanelArgs<'_>, &mut [[f32; PANEL_ROWS]])),
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    Unsafe(UnsafePanelKernel),
-}
-
-impl PanelKernel {
-    fn call(&self, args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
-        match self {
-            PanelKernel::Safe(kernel) => kernel(args, tile),
-            // SAFETY: `args` come from `PanelArgs::of_group` and `set_panel`, `tile` has the width the
-            // kernel was picked for, and an `Isa` in use was checked against this machine.
-            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-            PanelKernel::Unsafe(kernel) => unsafe { kernel(args, tile) },
-        }
-    }
-}
-
-fn pick_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::kernel(packing, width)),
-        #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => PanelKernel::Unsafe(avx_vnni::kernel(packing, width)),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => PanelKernel::Unsafe(avx2::kernel(packing, width)),
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => {
-            PanelKernel::Unsafe(neon::kernel(isa, packing, width))
-        }
-        _ => {
-            let _ = width;
-            PanelKernel::Safe(scalar::kernel(packing))
-        }
-    }
-}
-
-/// What expands codes, where kernels for expanded ones are faster.
-fn expander(isa: Isa, packing: Packing) -> Option<Expander> {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => avx2::expander(packing),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => avx512::expander(packing),
-        _ => {
-            let _ = packing;
-            None
-        }
-    }
-}
-
-/// Only where there is an [`expander`].
-fn pick_expanded_kernel(isa: Isa, packing: Packing, width: usize) -> PanelKernel {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => PanelKernel::Unsafe(avx2::expanded_kernel(packing, width)),
-        #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => PanelKernel::Unsafe(avx_vnni::expanded_kernel(packing, width)),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => PanelKernel::Unsafe(avx512::expanded_kernel(packing, width)),
-        _ => pick_kernel(isa, packing, width),
-    }
 }

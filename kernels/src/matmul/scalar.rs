@@ -14,8 +14,8 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::PanelArgs;
 use super::activations::HALF_OFFSET;
+use super::kernel::PanelArgs;
 use super::layout::*;
 
 /// Value of row `row`, input `k` of block `block`.

@@ -3,16 +3,31 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+use super::super::PREFETCH_BYTES;
 use super::super::layout::*;
 
 /// The two registers of one group.
 pub type Group = [__m256i; 2];
 
+/// How products with AVX2 are summed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// In 16 bits over that many groups, which fit there together.
+    Plain(usize),
+    /// The same of codes that are larger than their values, but a sum begins with what that makes it too
+    /// large by. It may wrap around on its way; at its end it is that of the values, which fits where one of
+    /// the codes would not.
+    Shifted(usize),
+    /// Of signed codes that leave no room for a second sum in 16 bits, group by group.
+    Signed,
+}
+
 pub trait Load: Codes {
-    /// Groups whose products fit into 16 bits together.
-    const GROUPS: usize;
-    /// Whether codes are signed. Unsigned ones still have their offset.
-    const SIGNED: bool;
+    /// Rows of inputs from which on expanding codes is faster than unpacking them for every few, with AVX2.
+    const EXPAND_ROWS: usize;
+    const PRODUCTS: Products;
+    /// What codes as loaded are larger by than their values; 0 for signed ones.
+    const SHIFT: i32;
     /// Groups `2z` and `2z + 1` of the block at `codes`.
     ///
     /// # Safety
@@ -55,9 +70,10 @@ fn with_bits(group: Group, bits: Group, from: usize, mask: i8) -> Group {
 }
 
 impl<const OFFSET: i32> Load for Four<OFFSET> {
+    const EXPAND_ROWS: usize = 32;
     // 15 · 127 · 2 · 8 = 30,480.
-    const GROUPS: usize = 8;
-    const SIGNED: bool = false;
+    const PRODUCTS: Products = Products::Plain(8);
+    const SHIFT: i32 = OFFSET;
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
@@ -67,9 +83,10 @@ impl<const OFFSET: i32> Load for Four<OFFSET> {
 }
 
 impl<const OFFSET: i32> Load for Five<OFFSET> {
+    const EXPAND_ROWS: usize = 16;
     // 31 · 127 · 2 · 4 = 31,496.
-    const GROUPS: usize = 4;
-    const SIGNED: bool = false;
+    const PRODUCTS: Products = Products::Plain(4);
+    const SHIFT: i32 = OFFSET;
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
@@ -81,9 +98,10 @@ impl<const OFFSET: i32> Load for Five<OFFSET> {
 }
 
 impl Load for Six {
-    // 32 · 127 · 2 · 4 = 32,512, where codes of 0..=63 would only let two groups in.
-    const GROUPS: usize = 4;
-    const SIGNED: bool = true;
+    const EXPAND_ROWS: usize = 12;
+    // 32 · 127 · 2 · 4 = 32,512.
+    const PRODUCTS: Products = Products::Shifted(4);
+    const SHIFT: i32 = Self::OFFSET;
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
@@ -91,16 +109,15 @@ impl Load for Six {
         let (nibbles, bits) = unsafe { (load(codes.add(z * 64)), load(codes.add(256 + z / 2 * 64))) };
         let [low, high] = low_and_high(nibbles);
         let first = 2 * (2 * z % 4);
-        let offset = _mm256_set1_epi8(Self::OFFSET as i8);
-        let signed = |codes: Group| [_mm256_sub_epi8(codes[0], offset), _mm256_sub_epi8(codes[1], offset)];
-        [signed(with_bits(low, bits, first, 0x30)), signed(with_bits(high, bits, first + 2, 0x30))]
+        [with_bits(low, bits, first, 0x30), with_bits(high, bits, first + 2, 0x30)]
     }
 }
 
 impl Load for Byte {
+    const EXPAND_ROWS: usize = usize::MAX;
     // 128 · 127 · 2 = 32,512.
-    const GROUPS: usize = 1;
-    const SIGNED: bool = true;
+    const PRODUCTS: Products = Products::Signed;
+    const SHIFT: i32 = 0;
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
@@ -118,23 +135,39 @@ fn look_up(table: &[i8; 16], codes: [Group; 2]) -> [Group; 2] {
     [[find(codes[0][0]), find(codes[0][1])], [find(codes[1][0]), find(codes[1][1])]]
 }
 
-macro_rules! load_by_table {
-    ($codes:ty, $table:expr, $groups:expr) => {
-        impl Load for $codes {
-            const GROUPS: usize = $groups;
-            const SIGNED: bool = true;
-            #[inline]
-            #[target_feature(enable = "avx2")]
-            unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
-                // SAFETY: z < 4 and a block has 4 x 64 bytes of nibbles.
-                look_up(&$table, low_and_high(unsafe { load(codes.add(z * 64)) }))
-            }
-        }
-    };
+impl Load for FourNonLinear {
+    const EXPAND_ROWS: usize = 32;
+    const PRODUCTS: Products = Products::Signed;
+    const SHIFT: i32 = 0;
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
+        // SAFETY: z < 4 and a block has 4 x 64 bytes of nibbles.
+        look_up(&NON_LINEAR, low_and_high(unsafe { load(codes.add(z * 64)) }))
+    }
 }
-load_by_table!(FourNonLinear, NON_LINEAR, 1);
-// 12 · 127 · 2 · 8 = 24,384.
-load_by_table!(FourFloat, FLOAT4, 8);
+
+impl Load for FourFloat {
+    const EXPAND_ROWS: usize = 24;
+    // 12 · 127 · 2 · 8 = 24,384.
+    const PRODUCTS: Products = Products::Shifted(8);
+    const SHIFT: i32 = 16;
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
+        const TABLE: [i8; 16] = {
+            let mut table = FLOAT4;
+            let mut code = 0;
+            while code < table.len() {
+                table[code] += <FourFloat as Load>::SHIFT as i8;
+                code += 1;
+            }
+            table
+        };
+        // SAFETY: z < 4 and a block has 4 x 64 bytes of nibbles.
+        look_up(&TABLE, low_and_high(unsafe { load(codes.add(z * 64)) }))
+    }
+}
 
 /// Codes of `C` expanded to a byte each, in the order of [`Byte`].
 pub struct Expanded<C>(PhantomData<C>);
@@ -145,13 +178,23 @@ impl<C: Codes> Codes for Expanded<C> {
 }
 
 impl<C: Load> Load for Expanded<C> {
-    const GROUPS: usize = C::GROUPS;
-    const SIGNED: bool = C::SIGNED;
+    const EXPAND_ROWS: usize = C::EXPAND_ROWS;
+    const PRODUCTS: Products = C::PRODUCTS;
+    const SHIFT: i32 = C::SHIFT;
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn pair(codes: *const u8, z: usize) -> [Group; 2] {
         // SAFETY: a block has 8 x 64 bytes.
         unsafe { [load(codes.add(z * 128)), load(codes.add(z * 128 + 64))] }
+    }
+}
+
+/// Asks for the `bytes` that come a while after `codes`, which has no effect but on caches.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn prefetch(codes: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH_BYTES + line).cast());
     }
 }
 
@@ -163,6 +206,7 @@ impl<C: Load> Load for Expanded<C> {
 pub unsafe fn expand<C: Load>(codes: &[u8], expanded: &mut [u8]) {
     let blocks = codes.chunks_exact(C::BYTES).zip(expanded.as_chunks_mut::<{ Byte::BYTES }>().0);
     for (codes, expanded) in blocks {
+        prefetch(codes.as_ptr(), C::BYTES);
         for z in 0..4 {
             // SAFETY: the source is one block of `C`, the target has 8 x 64 bytes.
             unsafe {

@@ -2,22 +2,24 @@
 //!
 //! `vpmaddubsw` multiplies unsigned by signed bytes and adds pairs in 16 bits. Small codes are summed
 //! there over several groups; `vpmaddwd` then widens the sums, and where scales are integers (k-quants)
-//! multiplies by them in the same instruction. Signed codes go as |weight| times the input with the
-//! weight's sign.
+//! multiplies by them in the same instruction. Codes that are larger than their values by an offset may pass the
+//! range of 16 bits on the way, as sums begin with what that makes them too large by ([`prepare`]). Signed codes
+//! of eight bits go as |weight| times the input with the weight's sign.
 
 mod codes;
+mod prepare;
 mod scales;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use codes::expand;
-pub use codes::{Expanded, Group, Load};
+pub use codes::{Expanded, Group, Load, Products};
+use codes::{expand, prefetch};
 pub use scales::{Lanes, LoadScales, SuperBlock, zeros};
 
 use super::activations::{HALF_OFFSET, Headers, OFFSET};
+use super::kernel::{Expander, PanelArgs, PreparedInputs, UnsafePanelKernel};
 use super::layout::*;
-use super::{PREFETCH_BYTES, PanelArgs};
 
 /// Column counts with a kernel of their own, descending. Four columns of two registers leave eight for
 /// weights, inputs and products.
@@ -43,8 +45,7 @@ macro_rules! panel_with_float_scales {
                     // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
                     // and `blocks * N` rows of inputs and headers.
                     unsafe {
-                        let (codes, x) = block_of::<C, N>(args, block);
-                        let dots = dot_block::<C, 1, N>(codes, x, [ones(); 2]);
+                        let dots = dot_block::<C, 1, N>(block_of::<C, N>(args, block), [ones(); 2]);
                         let scales = <$scales>::load(args.scales.as_ptr(), block);
                         scale::<C, Self, N>(scales, &args.headers, block, dots, &mut sums);
                     }
@@ -70,14 +71,12 @@ impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> 
                 let mut parts = [zeros(); N];
                 for block in 0..SUPER_BLOCKS {
                     let at = index * SUPER_BLOCKS + block;
-                    let (codes, x) = block_of::<C, N>(args, at);
                     let first = scales.scale_pairs(block, 0);
                     let second = if HALVES == 2 { scales.scale_pairs(block, 1) } else { first };
-                    let dots = dot_block::<C, HALVES, N>(codes, x, [first, second]);
+                    let dots = dot_block::<C, HALVES, N>(block_of::<C, N>(args, at), [first, second]);
                     for (column, part) in parts.iter_mut().enumerate() {
                         let input_scale = _mm256_set1_ps(*args.headers.scales.as_ptr().add(at * N + column));
-                        let scaled =
-                            [_mm256_cvtepi32_ps(dots[column][0]), _mm256_cvtepi32_ps(dots[column][1])];
+                        let scaled = dots[column].map(|dot| _mm256_cvtepi32_ps(dot));
                         add_multiplied(part, scaled, input_scale);
                     }
                 }
@@ -170,24 +169,23 @@ pub unsafe fn store<const N: usize>(tile: &mut [[f32; PANEL_ROWS]], sums: [Lanes
     }
 }
 
-/// Codes and inputs of a block.
+/// Codes, inputs and prepared inputs of a block.
 ///
 /// # Safety
 /// `block < args.blocks`.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub unsafe fn block_of<C: Codes, const N: usize>(
+pub unsafe fn block_of<C: Load, const N: usize>(
     args: &PanelArgs<'_>,
     block: usize,
-) -> (*const u8, *const i8) {
+) -> (*const u8, *const i8, *const u8) {
     // SAFETY: the caller's promise; `PanelArgs` holds that many bytes. Prefetching has no effect but on
     // caches.
     unsafe {
         let codes = args.codes.as_ptr().add(block * C::BYTES);
-        for line in (0..C::BYTES).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH_BYTES + line).cast());
-        }
-        (codes, args.x.as_ptr().add(block * N * BLOCK))
+        prefetch(codes, C::BYTES);
+        let prepared = args.prepared.as_ptr().wrapping_add(block * N * prepare::bytes::<C>());
+        (codes, args.x.as_ptr().add(block * N * BLOCK), prepared)
     }
 }
 
@@ -198,41 +196,76 @@ fn ones() -> Group {
 }
 
 /// Dot products of a block; 16-bit halves of a lane are multiplied by those of the factors, which are of
-/// the block's first and second half. Always inlined into a function that names the features: left alone
-/// it becomes a call for each block.
+/// the block's first and second half. Always inlined into a function that names the
+/// features: left alone it becomes a call for each block.
 ///
 /// # Safety
-/// `codes` is one block, `x` has `N` times 32 readable bytes; the CPU has AVX2.
+/// `codes` is one block, `x` has `N` times 32 readable bytes and `prepared` as many times what codes `C`
+/// want; the CPU has AVX2.
 #[inline(always)]
 unsafe fn dot_block<C: Load, const HALVES: usize, const N: usize>(
-    codes: *const u8,
-    x: *const i8,
+    (codes, x, prepared): (*const u8, *const i8, *const u8),
     factors: [Group; 2],
 ) -> [Group; N] {
+    let groups_together = match C::PRODUCTS {
+        Products::Plain(groups) | Products::Shifted(groups) => groups.min(8 / HALVES),
+        Products::Signed => 1,
+    };
     // SAFETY: the caller's promise.
-    let none = unsafe { [[_mm256_setzero_si256(); 2]; N] };
-    let (mut narrow, mut dots) = (none, none);
-    let groups_together = C::GROUPS.min(8 / HALVES);
+    let mut dots = unsafe { [[_mm256_setzero_si256(); 2]; N] };
+    let mut narrow = dots;
     // Written out, so that everything that depends on z is known to the compiler.
+    macro_rules! group {
+        ($group:expr, $z:literal) => {
+            if $z % groups_together == 0 {
+                narrow = starts::<C, N>(prepared, $z / groups_together);
+            }
+            multiply_group::<C, N>($group, x.add($z * 4), &mut narrow);
+            if ($z + 1) % groups_together == 0 {
+                widen(narrow, factors[$z * HALVES / 8], &mut dots);
+            }
+        };
+    }
     macro_rules! pairs {
-        ($($z:literal)*) => {$(
-            let factor = factors[$z * HALVES / 4];
-            // SAFETY: the caller's promise; reads of 4 bytes stay within each column's 32.
+        ($($even:literal $odd:literal),*) => {$(
+            // SAFETY: the caller's promise; reads of 4 bytes stay within each column's bytes.
             unsafe {
-                let [even, odd] = C::pair(codes, $z);
-                multiply_group::<C, N>(even, x.add($z * 8), &mut narrow);
-                if groups_together == 1 {
-                    widen(std::mem::replace(&mut narrow, none), factor, &mut dots);
-                }
-                multiply_group::<C, N>(odd, x.add($z * 8 + 4), &mut narrow);
-                if groups_together == 1 || ($z + 1) * 2 % groups_together == 0 {
-                    widen(std::mem::replace(&mut narrow, none), factor, &mut dots);
-                }
+                let [even, odd] = C::pair(codes, $even / 2);
+                group!(even, $even);
+                group!(odd, $odd);
             }
         )*};
     }
-    pairs!(0 1 2 3);
+    pairs!(0 1, 2 3, 4 5, 6 7);
     dots
+}
+
+/// Where sums in 16 bits begin.
+///
+/// # Safety
+/// `prepared` has `N` times what codes `C` want.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn starts<C: Load, const N: usize>(prepared: *const u8, part: usize) -> [Group; N] {
+    let mut sums = [[_mm256_setzero_si256(); 2]; N];
+    if let Products::Shifted(_) = C::PRODUCTS {
+        for (column, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *sum = [unsafe { broadcast(prepared.add(column * prepare::STARTS + part * 4)) }; 2];
+        }
+    }
+    sums
+}
+
+/// Four bytes in every lane.
+///
+/// # Safety
+/// `at` has 4 readable bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn broadcast(at: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
 #[inline]
@@ -250,12 +283,13 @@ fn widen<const N: usize>(narrow: [Group; N], factors: Group, dots: &mut [Group; 
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn multiply_group<C: Load, const N: usize>(group: Group, x: *const i8, narrow: &mut [Group; N]) {
-    let magnitudes = if C::SIGNED { [_mm256_abs_epi8(group[0]), _mm256_abs_epi8(group[1])] } else { group };
+    let is_signed = matches!(C::PRODUCTS, Products::Signed);
+    let magnitudes = if is_signed { group.map(|codes| _mm256_abs_epi8(codes)) } else { group };
     for (column, sums) in narrow.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        let input = _mm256_set1_epi32(unsafe { x.add(column * BLOCK).cast::<i32>().read_unaligned() });
+        let input = unsafe { broadcast(x.add(column * BLOCK).cast()) };
         for side in 0..2 {
-            let input = if C::SIGNED { _mm256_sign_epi8(input, group[side]) } else { input };
+            let input = if is_signed { _mm256_sign_epi8(input, group[side]) } else { input };
             sums[side] = _mm256_add_epi16(sums[side], _mm256_maddubs_epi16(magnitudes[side], input));
         }
     }
@@ -291,8 +325,8 @@ unsafe fn scale<C: Load, S: Scales, const N: usize>(
             unsafe { (*headers.offsets.as_ptr().add(at), _mm256_set1_ps(*headers.scales.as_ptr().add(at))) };
         for side in 0..2 {
             let mut dot = dots[column][side];
-            if C::OFFSET != 0 && !C::SIGNED {
-                dot = _mm256_add_epi32(dot, _mm256_set1_epi32(offset / (OFFSET / C::OFFSET)));
+            if C::SHIFT != 0 && matches!(C::PRODUCTS, Products::Plain(_)) {
+                dot = _mm256_add_epi32(dot, _mm256_set1_epi32(offset / (OFFSET / C::SHIFT)));
             }
             let factor = _mm256_mul_ps(scale[side], input_scale);
             sum[side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), factor, sum[side]);
@@ -305,46 +339,53 @@ unsafe fn scale<C: Load, S: Scales, const N: usize>(
 }
 
 /// The kernel of a layout for a column count out of [`WIDTHS`].
-pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn kernel(packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
-            match packing {
-                $(Packing::$packing => match width {
-                    4 => <$scales as Panel>::panel::<$codes, 4>,
-                    3 => <$scales as Panel>::panel::<$codes, 3>,
-                    2 => <$scales as Panel>::panel::<$codes, 2>,
-                    _ => <$scales as Panel>::panel::<$codes, 1>,
-                },)*
-            }
+            match packing { $(Packing::$packing => of_width::<$codes, $scales>(width),)* }
+        };
+    }
+    for_each_packing!(pick)
+}
+
+/// What kernels for a layout want of their inputs besides their codes.
+pub fn preparation(packing: Packing) -> Option<PreparedInputs> {
+    macro_rules! pick {
+        ($($packing:ident => $codes:ty, $scales:ty;)*) => {
+            match packing { $(Packing::$packing => prepare::of::<$codes>(),)* }
         };
     }
     for_each_packing!(pick)
 }
 
 /// What expands a layout's codes, unless they are bytes already.
-pub fn expander(packing: Packing) -> Option<super::Expander> {
+pub fn expander(packing: Packing) -> Option<Expander> {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
-            match packing { $(Packing::$packing => expand::<$codes>,)* }
+            match packing {
+                $(Packing::$packing => Expander { from_rows: <$codes>::EXPAND_ROWS, expand: expand::<$codes> },)*
+            }
         };
     }
-    let expander: super::Expander = for_each_packing!(pick);
+    let expander = for_each_packing!(pick);
     (packing != Packing::ByteDirect).then_some(expander)
 }
 
 /// As [`kernel`], for expanded codes.
-pub fn expanded_kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn expanded_kernel(packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
-            match packing {
-                $(Packing::$packing => match width {
-                    4 => <$scales as Panel>::panel::<Expanded<$codes>, 4>,
-                    3 => <$scales as Panel>::panel::<Expanded<$codes>, 3>,
-                    2 => <$scales as Panel>::panel::<Expanded<$codes>, 2>,
-                    _ => <$scales as Panel>::panel::<Expanded<$codes>, 1>,
-                },)*
-            }
+            match packing { $(Packing::$packing => of_width::<Expanded<$codes>, $scales>(width),)* }
         };
     }
     for_each_packing!(pick)
+}
+
+fn of_width<C: Load, S: Panel>(width: usize) -> UnsafePanelKernel {
+    match width {
+        4 => S::panel::<C, 4>,
+        3 => S::panel::<C, 3>,
+        2 => S::panel::<C, 2>,
+        _ => S::panel::<C, 1>,
+    }
 }

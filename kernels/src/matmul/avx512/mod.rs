@@ -12,9 +12,10 @@ use std::arch::x86_64::*;
 use codes::{Expanded, Load, expand};
 use scales::{LoadScales, load_bytes, load_halves};
 
+use super::PREFETCH_BYTES;
 use super::activations::{HALF_OFFSET, Headers, OFFSET};
+use super::kernel::{EXPAND_ROWS, Expand, Expander, PanelArgs, UnsafePanelKernel};
 use super::layout::*;
-use super::{PREFETCH_BYTES, PanelArgs};
 
 /// Column counts with a kernel of their own, descending. 12 columns leave 8 of the 32 registers for
 /// weights, scales and one broadcast.
@@ -317,7 +318,7 @@ unsafe fn scale<S: Scales, const N: usize>(
 }
 
 /// The kernel of a layout for a column count out of [`WIDTHS`].
-pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn kernel(packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing { $(Packing::$packing => of_width::<$codes, $scales>(width),)* }
@@ -326,7 +327,7 @@ pub fn kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
     for_each_packing!(pick)
 }
 
-fn of_width<C: Load, S: Panel>(width: usize) -> super::UnsafePanelKernel {
+fn of_width<C: Load, S: Panel>(width: usize) -> UnsafePanelKernel {
     match width {
         12 => S::panel::<C, 12>,
         8 => S::panel::<C, 8>,
@@ -355,17 +356,18 @@ macro_rules! for_each_expanded {
 }
 
 /// What expands a layout's codes, if that pays.
-pub fn expander(packing: Packing) -> Option<super::Expander> {
+pub fn expander(packing: Packing) -> Option<Expander> {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
-            match packing { $(Packing::$packing => Some(expand::<$codes>),)* _ => None }
+            match packing { $(Packing::$packing => expand::<$codes>,)* _ => return None }
         };
     }
-    for_each_expanded!(pick)
+    let expand: Expand = for_each_expanded!(pick);
+    Some(Expander { from_rows: EXPAND_ROWS, expand })
 }
 
 /// As [`kernel`], for expanded codes.
-pub fn expanded_kernel(packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn expanded_kernel(packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing {

@@ -16,8 +16,8 @@ use dots::{Dotprod, Dots, I8mm, Sums, Widening};
 pub use dots::{sdot, smmla};
 use scales::{Lanes, LoadScales, SuperBlock};
 
-use super::PanelArgs;
 use super::activations::{HALF_OFFSET, Headers, OFFSET};
+use super::kernel::{PanelArgs, UnsafePanelKernel};
 use super::layout::*;
 use crate::Isa;
 
@@ -292,7 +292,7 @@ compile_for!(dotprod, Dotprod, "neon,dotprod");
 compile_for!(i8mm, I8mm, "neon,dotprod,i8mm");
 
 /// The kernel of a layout for a column count out of [`widths`].
-pub fn kernel(isa: Isa, packing: Packing, width: usize) -> super::UnsafePanelKernel {
+pub fn kernel(isa: Isa, packing: Packing, width: usize) -> UnsafePanelKernel {
     macro_rules! pick {
         ($($packing:ident => $codes:ty, $scales:ty;)*) => {
             match packing {
@@ -303,7 +303,7 @@ pub fn kernel(isa: Isa, packing: Packing, width: usize) -> super::UnsafePanelKer
     for_each_packing!(pick)
 }
 
-fn of_layout<C: Load, S: Panel>(isa: Isa, width: usize) -> super::UnsafePanelKernel {
+fn of_layout<C: Load, S: Panel>(isa: Isa, width: usize) -> UnsafePanelKernel {
     macro_rules! width {
         ($kernel:ident: $($n:literal)*) => {
             match width { $($n => $kernel::<C, S, $n>,)* _ => $kernel::<C, S, 1> }
