@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// When this process first looked.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// How long a step took.
+/// What says how long a step took.
 #[derive(Clone, Debug, Default)]
 pub enum StepClock {
     /// By this machine's clock.

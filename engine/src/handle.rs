@@ -67,6 +67,7 @@ pub struct EngineOptions {
     pub stalled_client_max: Duration,
     /// When next tokens are guessed and computed ahead.
     pub speculation: Speculation,
+    /// What steps are timed by: this machine's clock, but in tests.
     pub step_clock: StepClock,
 }
 

@@ -12,7 +12,8 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Those of this process's affinity, as Linux describes them.
+    /// Those of this process's affinity, as Linux describes them: of the calling thread's, where it was
+    /// narrowed.
     pub fn of_this_process() -> Cores {
         Cores::new(&allowed_cpus(), |cpu| {
             let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
@@ -29,6 +30,14 @@ impl Cores {
         let physical = cpus.len();
         cpus.extend(others);
         Cores { cpus, physical }
+    }
+
+    /// For a thread that computes together with so many workers on CPUs of their own ([`Cores::cpus`] from the
+    /// second on): those of cores that no worker has, or of all once every core has one.
+    pub fn besides_workers(&self, workers: usize) -> Vec<usize> {
+        let end = if workers < self.physical { self.physical } else { self.cpus.len() };
+        let of_workers = 1..=workers;
+        (0..end).filter(|place| !of_workers.contains(place)).map(|place| self.cpus[place]).collect()
     }
 
     /// Threads that compute when nobody says how many: one a physical core, within the quota of this
@@ -51,9 +60,12 @@ fn allowed_cpus() -> Vec<usize> {
     (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
 }
 
-/// Pins the calling thread to some of [`Cores::cpus`]. Best effort: a container may forbid it, and then the
-/// thread just is not pinned.
+/// Pins the calling thread to some of [`Cores::cpus`]; to none of them changes nothing. Best effort: a container
+/// may forbid it, and then the thread just is not pinned.
 pub fn pin_to(cpus: &[usize]) {
+    if cpus.is_empty() {
+        return;
+    }
     // SAFETY: as in `allowed_cpus`.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus {
@@ -88,6 +100,15 @@ mod tests {
         // A system that says nothing.
         check(&[0, 3], &["", "", "", ""], (&[0, 3], 2));
         check(&[], &[], (&[], 0));
+    }
+
+    #[test]
+    fn who_computes_with_workers_keeps_off_their_cores() {
+        // Two threads a core: 0 and 2, 1 and 3.
+        let cores = Cores { cpus: vec![0, 1, 2, 3], physical: 2 };
+        let cpus = [0, 1, 2, 3, 4].map(|workers| cores.besides_workers(workers));
+        assert_eq!(cpus, [vec![0, 1], vec![0], vec![0, 3], vec![0], vec![0]]);
+        assert!(Cores::default().besides_workers(1).is_empty());
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Device {
         self.pool.leave_cpus_to_workers();
     }
 
+    /// Takes that back, for a thread that such a one started.
+    pub fn use_all_cpus(&self) {
+        self.pool.use_all_cpus();
+    }
+
     /// Threads that should call [`Device::pack`] at the same time.
     pub fn packing_threads(&self) -> usize {
         if self.packs_aside { 1 } else { self.threads() }

@@ -23,8 +23,8 @@ const SPINS_BEFORE_YIELD: u32 = 20_000;
 pub struct WorkerPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// CPUs that no worker is pinned to.
-    other_cpus: Vec<usize>,
+    /// Those this pool was made on.
+    cores: Cores,
     /// Ops come from one thread at a time; this makes it true whoever calls.
     turn: Mutex<()>,
 }
@@ -122,12 +122,12 @@ impl WorkerPool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let cpus = Cores::of_this_process().cpus;
+        let cores = Cores::of_this_process();
         let workers: Vec<JoinHandle<()>> = (1..threads.max(1))
             // A thread the system does not give ends the list: parts are numbered without gaps.
             .map_while(|index| {
                 let shared = shared.clone();
-                let cpu = cpus.get(index).copied();
+                let cpu = cores.cpus.get(index).copied();
                 std::thread::Builder::new()
                     .name(format!("kernel-{index}"))
                     .spawn(move || {
@@ -139,9 +139,7 @@ impl WorkerPool {
                     .ok()
             })
             .collect();
-        let is_other = |index: &usize| *index == 0 || *index > workers.len();
-        let other_cpus = (0..cpus.len()).filter(is_other).map(|index| cpus[index]).collect();
-        WorkerPool { shared, workers, other_cpus, turn: Mutex::new(()) }
+        WorkerPool { shared, workers, cores, turn: Mutex::new(()) }
     }
 
     /// Threads that share a job, the caller's included.
@@ -153,9 +151,14 @@ impl WorkerPool {
     /// for a worker that waits for it, a time slice of the system for each op, until the system moves it: and
     /// that is where a thread that slept is put, as sleeping workers leave their CPUs idle.
     pub fn leave_cpus_to_workers(&self) {
-        if !self.workers.is_empty() && !self.other_cpus.is_empty() {
-            pin_to(&self.other_cpus);
+        if !self.workers.is_empty() {
+            pin_to(&self.cores.besides_workers(self.workers.len()));
         }
+    }
+
+    /// Lets the calling thread run anywhere again: for one that was started by a thread which does not.
+    pub fn use_all_cpus(&self) {
+        pin_to(&self.cores.cpus);
     }
 
     /// Calls `part(0)`, ..., `part(threads - 1)`, each on its own thread, and returns when all are done.
@@ -408,19 +411,21 @@ mod tests {
 
     #[test]
     fn who_calls_shares_no_cpu_with_a_worker() {
-        let cpus = Cores::of_this_process().cpus;
-        for threads in 1..=cpus.len() + 1 {
+        let cores = Cores::of_this_process();
+        let sorted = |mut cpus: Vec<usize>| {
+            cpus.sort_unstable();
+            cpus
+        };
+        for threads in [2, 3] {
             let pool = WorkerPool::new(threads);
-            let settled = std::thread::spawn(move || {
+            let cpus = std::thread::spawn(move || {
                 pool.leave_cpus_to_workers();
-                Cores::of_this_process().cpus
+                let settled = Cores::of_this_process().cpus;
+                pool.use_all_cpus();
+                [settled, Cores::of_this_process().cpus]
             });
-            let mut expected = cpus.clone();
-            expected.drain(1.min(cpus.len())..threads.min(cpus.len()));
-            let (mut settled, mut expected) = (settled.join().unwrap(), expected);
-            settled.sort();
-            expected.sort();
-            assert_eq!(settled, expected, "{threads} threads on {cpus:?}");
+            let expected = [cores.besides_workers(threads - 1), cores.cpus.clone()];
+            assert_eq!(cpus.join().unwrap().map(sorted), expected.map(sorted), "{threads} threads");
         }
     }
 

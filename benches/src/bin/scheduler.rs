@@ -260,8 +260,8 @@ struct Arrival {
 fn arrival_times(path: &Path) -> Result<Arrival, Failure> {
     let TimedEngine { engine, context_tokens, passes } = timed_engine(path, 1)?;
     let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let tokens = context_tokens.min(ARRIVAL_TOKENS) - kernels::PAGE_TOKENS;
-    // Ids of plain text in every vocabulary, in no order.
+    let tokens = context_tokens.min(ARRIVAL_TOKENS).saturating_sub(kernels::PAGE_TOKENS);
+    // Ids of plain text in vocabularies of 32,000 and more, in no order.
     let prompt: Vec<u32> =
         (0..tokens as u32).map(|i| 1000 + i.wrapping_mul(2_654_435_761) % 31_000).collect();
     let long = || engine.submit(request(prompt.clone(), ARRIVAL_NEW_TOKENS, &greedy));

@@ -228,8 +228,9 @@ impl PagePool {
         slot.owners += 1;
     }
 
-    /// Names an owned page that is full, and says how it is to be kept if it is the first of its name. Returns the page its owner goes on with: the same, or another
-    /// that was sealed under this name before and holds the same.
+    /// Names an owned page that is full, and says how it is to be kept if it is the first of its name. Returns
+    /// the page its owner goes on with: the same, or another that was sealed under this name before and holds
+    /// the same.
     pub fn seal(&mut self, NamedPage { page, hash, root }: NamedPage, keep: Keep) -> u32 {
         debug_assert!(self.slots[page as usize].name.is_none(), "a page is sealed once");
         match self.find(&hash) {

@@ -285,6 +285,8 @@ impl GenerationRunner {
     /// Uses the step's logits: scores prompt tokens and chooses the next ones.
     fn answer(&mut self, actions: &Actions, counters: &mut Counters) {
         let GenerationRunner { choosing, guessing, requests, logits, tokenizer, events, ends, .. } = self;
+        // Of a step that panicked.
+        ends.clear();
         choosing.choose(&actions.outputs, requests, logits, tokenizer, |part| {
             guessing.chosen(&part);
             let ends_by_token = part.end.as_ref().is_some_and(|end| end.chose_token);

@@ -145,7 +145,11 @@ impl HeldModel {
             |place: &Mutex<Option<HeldModel>>| place.lock().unwrap_or_else(PoisonError::into_inner).take();
         let free = move || {
             kernels::host::yield_to_others();
-            take(&there).into_iter().for_each(HeldModel::free);
+            if let Some(held) = take(&there) {
+                // The engine's thread is kept off most of them, and it is the one all others wait for.
+                held.device.use_all_cpus();
+                held.free();
+            }
         };
         spawn(Box::new(free)).map_err(|error| {
             tracing::warn!(%error, "no thread to unload a model on; it stays for a moment");

@@ -20,7 +20,8 @@ const SORTED_PIECE: usize = 64;
 /// enough. Mostly the first few tokens do.
 const WEIGHT_FLOORS: [f32; 3] = [1.0 / 32.0, 1.0 / 1024.0, 1.0 / 32768.0];
 
-/// More than any order of summing candidates makes of a difference.
+/// More than any order of summing candidates makes of a difference. The total they are compared with is rounder,
+/// which costs a closer look where nearly all of it is wanted.
 const SUM_ERROR: f64 = 1e-9;
 
 /// A piece's greatest weight is that of its greatest logit but for this part of it, as weights are not
@@ -182,46 +183,36 @@ fn collect_nucleus(row: Row<'_>, greatest: &[f32], top_p: f32, total: f64, candi
 
 /// A draw from the whole vocabulary.
 fn draw_from_row(row: Row<'_>, uniform: f64, masses: &mut Vec<f32>) -> u32 {
-    let mut target = uniform * row.total(masses);
-    let mut last = 0;
-    for (i, &mass) in masses.iter().enumerate() {
-        let mass = f64::from(mass);
-        if mass > 0.0 {
-            last = i;
-        }
-        if target < mass {
-            break;
-        }
-        target -= mass;
-    }
-    // Rounding may carry the target past the last piece's end; its last possible token is the answer.
-    let start = last * MASS_PIECE;
+    let total = row.total(masses);
+    let (piece, target) = walk(masses.iter().copied(), uniform * total);
+    let start = piece * MASS_PIECE;
     let logits = &row.logits[start..row.logits.len().min(start + MASS_PIECE)];
     let weights = &mut [0.0; MASS_PIECE][..logits.len()];
     row.weigh(logits, weights);
-    (start + walk(weights.iter().copied(), target)) as u32
+    (start + walk(weights.iter().copied(), target).0) as u32
 }
 
 fn draw_from_candidates(candidates: &[Candidate], uniform: f64) -> u32 {
     let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
-    let index = walk(candidates.iter().map(|candidate| candidate.weight), uniform * total);
+    let (index, _) = walk(candidates.iter().map(|candidate| candidate.weight), uniform * total);
     candidates[index].token
 }
 
-/// Index of the weight in which `target` falls, else of the last one above 0.
-fn walk(weights: impl Iterator<Item = f32>, mut target: f64) -> usize {
+/// Index of the weight in which `target` falls, and how far. Rounding may carry it past the end: then the last
+/// weight above 0, past all of it.
+fn walk(weights: impl Iterator<Item = f32>, mut target: f64) -> (usize, f64) {
     let mut last = 0;
     for (i, weight) in weights.enumerate() {
         let weight = f64::from(weight);
         if weight > 0.0 {
             last = i;
             if target < weight {
-                return i;
+                return (i, target);
             }
         }
         target -= weight;
     }
-    last
+    (last, f64::INFINITY)
 }
 
 fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: usize) {

@@ -1,11 +1,13 @@
 //! Decides what the next step of one model computes. Pure: no threads, no clock, no input or output;
 //! [`Scheduler::step`] takes the time and what happened, and returns plain data.
 //!
-//! * A step has a budget of tokens, and of time as far as earlier steps tell it. Running streams decode first, one row each; prompts share the rest in
-//!   chunks: half of it for the oldest, so that no prompt starves, and the other half for those that
-//!   got least so far, so that a newcomer starts at once beside a long prompt.
+//! * A step has a budget of tokens, and of time as far as earlier steps tell it. Running streams decode
+//!   first, one row each; prompts share the rest in chunks: half of it for the oldest, so that no prompt
+//!   starves, and the other half for those that got least so far, so that a newcomer starts at once beside
+//!   a long prompt.
 //! * A sequence is admitted when there are pages for all of its prompt, in the order that `fairness/`
-//!   says, one whose prompt is cached a little before its turn. The last places and pages are kept for principals that have nothing running.
+//!   says, one whose prompt is cached a little before its turn. The last places and pages are kept for
+//!   principals that have nothing running.
 //! * When pages run out, the weakest sequence gives up its own and is computed again later, under its
 //!   old rank: first those whose client does not read, then those that have not answered yet, then
 //!   the less urgent, then the latest. The strongest always goes on, so everything admitted ends.

@@ -16,9 +16,9 @@ pub struct Prefix {
     pub store_dir: String,
     /// What the folder may hold, in MiB; the least recently used go first.
     pub store_mib: usize,
-    /// A file, closed to others, with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored and make its names
-    /// with. Empty: it is stored in the clear, readable for whoever can read the folder, and named by a secret
-    /// in the folder.
+    /// A file, closed to others, with a key of 32 bytes, or 64 hexadecimal digits, to encrypt what is stored
+    /// and make its names with. Empty: it is stored in the clear, readable for whoever can read the folder, and
+    /// named by a secret in the folder.
     pub store_key_file: String,
     /// Prefixes that callers share, each a section `[[prefix.public]]` with one of `system` or `system_file`
     /// (a chat's system message) and `text` or `text_file` (what prompts of completions begin with), and

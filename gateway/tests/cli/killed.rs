@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
@@ -77,7 +78,7 @@ fn kill_at_work(server: Served, round: usize, moment: Duration) {
         begun.wait();
         let start = Instant::now();
         while round % 2 == 1 && !answered.load(Ordering::Relaxed) {
-            assert!(start.elapsed() < Duration::from_secs(30), "prompts are answered");
+            assert!(start.elapsed() < Duration::from_secs(60), "prompts are answered");
             thread::yield_now();
         }
         thread::sleep(moment);
@@ -102,7 +103,7 @@ fn a_killed_server_answers_the_same_from_the_pages_it_left() {
     let Some(model) = real_models::real_model(real_models::SMOLLM2) else { return };
     let seed = match std::env::var("KILL_SEED") {
         Ok(seed) => seed.parse().expect("KILL_SEED is a number"),
-        Err(_) => u64::from(std::process::id()),
+        Err(_) => RandomState::new().hash_one("moments"),
     };
     println!("replay with KILL_SEED={seed} cargo test -p gateway --test cli killed");
     let mut random = Random(seed | 1 << 32);

@@ -9,7 +9,8 @@ use super::scalar;
 use super::{avx_vnni, avx2, avx512};
 use crate::Isa;
 
-/// Rows of inputs from which on codes are expanded once for all of them.
+/// Rows of inputs from which on codes are expanded once for all of them, with AVX-VNNI and AVX-512; AVX2 has a
+/// number for each layout ([`avx2::Load`]).
 #[cfg(target_arch = "x86_64")]
 pub const EXPAND_ROWS: usize = 32;
 
@@ -88,8 +89,9 @@ impl PanelKernel {
     pub fn call(&self, args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
         match self {
             PanelKernel::Safe(kernel) => kernel(args, tile),
-            // SAFETY: `args` come from `PanelArgs::of_group` and `set_panel`, `tile` has the width the
-            // kernel was picked for, and an `Isa` in use was checked against this machine.
+            // SAFETY: `args` come from `PanelArgs::of_group` and `set_panel` (of what `prepare` makes the kernels
+            // check the length themselves), `tile` has the width the kernel was picked for, and an `Isa` in use
+            // was checked against this machine.
             #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             PanelKernel::Unsafe(kernel) => unsafe { kernel(args, tile) },
         }

@@ -5,7 +5,8 @@
 //! ([`dense`]). A kernel takes one panel and up to a dozen rows of inputs and never expands a matrix to
 //! floats. With many rows, codes of a few panels are first expanded to a byte each: on AVX2 and AVX-VNNI, which
 //! have neither the registers nor the instructions to spare in the inner loop, and on AVX-512 where they are
-//! more than nibbles. Which kernel takes what from how many rows on stands in [`kernel`]. [`scalar`] is the specification; the other instruction sets give the same bits.
+//! more than nibbles. Which kernel takes what from how many rows on stands in [`kernel`]. [`scalar`] is the
+//! specification; the other instruction sets give the same bits.
 //!
 //! Against a product in f32 with the same weights the error is that of rounding the inputs, in every
 //! format: a squared error of 1.5e-5 of the products' power with int8 inputs that are spread evenly, and

@@ -114,6 +114,7 @@ impl Load for Six {
 }
 
 impl Load for Byte {
+    /// They are expanded already, and have no expander.
     const EXPAND_ROWS: usize = usize::MAX;
     // 128 · 127 · 2 = 32,512.
     const PRODUCTS: Products = Products::Signed;

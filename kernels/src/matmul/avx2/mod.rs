@@ -40,6 +40,7 @@ macro_rules! panel_with_float_scales {
         impl $(<const $minimum: bool>)? Panel for $scales {
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+                prepare::check::<C, N>(args);
                 let mut sums = [zeros(); N];
                 for block in 0..args.blocks {
                     // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales,
@@ -62,6 +63,15 @@ panel_with_float_scales!(Exponent);
 impl<const HALVES: usize, const MINIMUM: bool> Panel for Super<HALVES, MINIMUM> {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]) {
+        // The minima's path takes no offset off, and a half's sums are made of its own groups.
+        const {
+            assert!(match C::PRODUCTS {
+                Products::Plain(_) => C::SHIFT == 0,
+                Products::Shifted(groups) => groups <= 8 / HALVES,
+                Products::Signed => true,
+            });
+        }
+        prepare::check::<C, N>(args);
         let mut sums = [zeros(); N];
         for index in 0..args.blocks / SUPER_BLOCKS {
             // SAFETY: the caller's promise; `PanelArgs` holds `blocks` blocks of codes and scales, and

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::kernel::PreparedInputs;
+use super::super::kernel::{PanelArgs, PreparedInputs};
 use super::super::layout::BLOCK;
 use super::codes::{Load, Products};
 
@@ -24,6 +24,12 @@ pub const fn bytes<C: Load>() -> usize {
         Products::Plain(_) | Products::Signed => 0,
         Products::Shifted(_) => STARTS,
     }
+}
+
+/// Checks what the kernels' unchecked reads of that rely on.
+#[inline]
+pub fn check<C: Load, const N: usize>(args: &PanelArgs<'_>) {
+    assert!(args.prepared.len() >= args.blocks * N * bytes::<C>(), "inputs are prepared for these kernels");
 }
 
 /// For each block minus what `vpmaddubsw` gives too much, in each lane of 16 bits, with codes that are larger

@@ -37,7 +37,8 @@ trait Panel: Scales {
     /// One panel times `N` columns.
     ///
     /// # Safety
-    /// `args` were checked by `PanelArgs::of_group` and `PanelArgs::set_panel`, and the CPU has the features named below.
+    /// `args` were checked by `PanelArgs::of_group` and `PanelArgs::set_panel`, and the CPU
+    /// has the features named below.
     unsafe fn panel<C: Load, const N: usize>(args: &PanelArgs<'_>, tile: &mut [[f32; PANEL_ROWS]]);
 }
 
